@@ -1,0 +1,91 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"cairn/index"
+)
+
+// view reads the index. Damage that a read meets stops the store, as damage that
+// the log writer or a check meets does: the next start makes the index anew, and
+// until then what the damaged rows say could only be refused, for ever.
+func (s *Store) view(fn func(index.Reader) error) error {
+	err := s.index.View(fn)
+	if errors.Is(err, index.ErrDamaged) {
+		s.fail(fmt.Errorf("a read met damage in the index: %w", err))
+	}
+	return err
+}
+
+// CheckIndex proves the index: that its rows are all there as they were written,
+// and that every count and total equals a recount. Differences wrap
+// [index.ErrDamaged]; the report names them. Writes may go on meanwhile.
+func (s *Store) CheckIndex(ctx context.Context) (index.Report, error) {
+	return s.index.Check(ctx)
+}
+
+// proveIndex is CheckIndex; damage stops the store. The next start makes the
+// index anew.
+func (s *Store) proveIndex(ctx context.Context) error {
+	r, err := s.CheckIndex(ctx)
+	if errors.Is(err, index.ErrDamaged) {
+		s.log.Error("the index is damaged", "report", fmt.Sprint(r))
+		s.fail(err)
+	}
+	return err
+}
+
+// checkEvery is how often the index is proved while the store runs.
+const checkEvery = 24 * time.Hour
+
+// checkLoop proves the index at the start and daily: rows that the engine lost in
+// silence are found here, not by look-ups.
+func (s *Store) checkLoop(ctx context.Context) {
+	t := time.NewTicker(checkEvery)
+	defer t.Stop()
+	for {
+		if err := s.proveIndex(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, index.ErrDamaged) {
+			s.log.Error("the index could not be proved", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// ExportIndex writes the rows of the index, unsealed, as of one point in the log
+// (see [index.Index.Export]). They depend on nothing but the log packs that were
+// applied, so two indexes at the same position are equal byte for byte. Object
+// keys stand in it in clear.
+func (s *Store) ExportIndex(ctx context.Context, w io.Writer) error {
+	_, err := s.index.Export(ctx, w)
+	return err
+}
+
+// ExportIndexOffline exports the index in cfg.Engine while nothing serves the
+// store. No node is asked. The engine is closed.
+func ExportIndexOffline(ctx context.Context, cfg Config, w io.Writer) (out index.Exported, err error) {
+	s, err := newStore(cfg)
+	if err != nil {
+		return out, err
+	}
+	out, err = s.index.Export(ctx, w)
+	return out, errors.Join(err, s.index.Close())
+}
+
+// HeadOffline is the sequence that the index in cfg.Engine has applied, while
+// nothing serves the store. The engine is closed.
+func HeadOffline(cfg Config) (seq uint64, err error) {
+	s, err := newStore(cfg)
+	if err != nil {
+		return 0, err
+	}
+	h, err := s.index.Head()
+	return h.Seq, errors.Join(err, s.index.Close())
+}

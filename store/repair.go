@@ -1,0 +1,505 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cairn/id"
+	"cairn/index"
+	"cairn/node"
+	"cairn/pack"
+	"cairn/placement"
+	"cairn/record"
+)
+
+// Repaired is what a repair did. Only what was read back is counted.
+type Repaired struct {
+	Packs  int // packs that were short and are whole again
+	Shards int // shards made anew, written, read back and logged
+	Short  int // packs that are still short: see Errs
+	Lost   int // packs that too few good shards are left of
+	Errs   []error
+}
+
+// maxRepairErrs bounds the list of reasons.
+const maxRepairErrs = 20
+
+func (r *Repaired) fail(err error) {
+	if len(r.Errs) < maxRepairErrs {
+		r.Errs = append(r.Errs, err)
+	}
+}
+
+// Repair makes shards anew that lay on nodes which are gone for good: replaced,
+// or no members any more. What is to be done is read from the pack rows, never
+// from a queue; running it twice does nothing twice. A shard is computed from
+// others whose digests are those in the log, must itself have the logged digest,
+// and counts once it has been written, read back and logged. One pack is in
+// memory at a time, in the share reserved for that.
+func (s *Store) Repair(ctx context.Context) (Repaired, error) {
+	var out Repaired
+	select {
+	case s.repairing <- struct{}{}:
+		defer func() { <-s.repairing }()
+	case <-ctx.Done():
+		return out, context.Cause(ctx)
+	}
+	var short []id.Pack
+	if err := s.view(func(r index.Reader) error {
+		head, err := r.Head()
+		if err != nil {
+			return err
+		}
+		set := s.members.Load()
+		return r.EachPack(func(p id.Pack, row index.PackRow) error {
+			if p != head.Pack && len(shortOf(set, row)) > 0 {
+				short = append(short, p)
+			}
+			return nil
+		})
+	}); err != nil {
+		return out, err
+	}
+	var (
+		batch         []remade
+		shards, bytes int
+		problem       = func(p id.Pack, err error) {
+			if errors.Is(err, pack.ErrShort) {
+				out.Lost++
+			} else {
+				out.Short++
+			}
+			out.fail(fmt.Errorf("pack %v: %w", p, err))
+		}
+		flush = func() error {
+			moved, err := s.logRemade(ctx, batch)
+			for i := range batch {
+				switch {
+				case err != nil:
+					problem(batch[i].pack, err)
+				case moved[i]:
+					problem(batch[i].pack, fmt.Errorf("%w: the pack was dropped, or the shard has another place already", ErrRetry))
+				case len(batch[i].shards) > 0:
+					out.Packs++
+					out.Shards += len(batch[i].shards)
+				}
+			}
+			batch, shards, bytes = batch[:0], 0, 0
+			return err
+		}
+		over = func(err error) bool { return errors.Is(err, ErrClosed) || errors.Is(err, ErrSuperseded) }
+	)
+	for _, p := range short {
+		if err := context.Cause(ctx); err != nil {
+			ctx = context.WithoutCancel(ctx) // what is written is not thrown away
+			return out, errors.Join(err, flush())
+		}
+		r, size, err := s.repairPack(ctx, p)
+		if err != nil {
+			problem(p, err)
+			if over(err) {
+				return out, err
+			}
+			continue
+		}
+		batch, shards, bytes = append(batch, r), shards+len(r.shards), bytes+size
+		if shards >= repairShards || bytes >= repairBytes {
+			if err := flush(); over(err) {
+				return out, err
+			}
+		}
+	}
+	if err := flush(); over(err) {
+		return out, err
+	}
+	return out, nil
+}
+
+// The new places of many packs go into one log pack, within these bounds: a log
+// pack is itself a pack that the next loss leaves short, and with one for each
+// repaired pack every loss would nearly double the log.
+const (
+	repairShards = 256
+	repairBytes  = 256 << 20 // written and not yet logged: what a crash makes orphans of
+)
+
+// remade is a pack with shards made anew, written and read back.
+type remade struct {
+	pack   id.Pack
+	shards []*record.Reshard
+}
+
+// logRemade logs the new places of the batch. moved says of which packs nothing
+// was logged, because they were dropped or changed meanwhile.
+func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, err error) {
+	if !slices.ContainsFunc(batch, func(b remade) bool { return len(b.shards) > 0 }) {
+		return make([]bool, len(batch)), nil
+	}
+	err = s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+		moved = make([]bool, len(batch))
+		for i := range batch {
+			now, err := d.round.Pack(batch[i].pack)
+			switch {
+			case errors.Is(err, index.ErrNotFound):
+				moved[i] = true
+			case err != nil:
+				return nil, &fatalError{err}
+			}
+			for _, r := range batch[i].shards {
+				moved[i] = moved[i] || !r.Old.Node.IsZero() && !slices.Contains(now.Shards, r.Old)
+			}
+		}
+		return func() error {
+			for i := range batch {
+				if moved[i] {
+					continue
+				}
+				for _, r := range batch[i].shards {
+					if err := d.emit(r); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}, nil
+	}})
+	return moved, err
+}
+
+// shortOf lists the places of a pack that are on no member any more, and those
+// that it never had. A member that is only away does not count: it may be back.
+func shortOf(set *memberSet, row index.PackRow) []record.Place {
+	var out []record.Place
+	for i := range int(row.K) + int(row.M) {
+		var (
+			gone record.Place
+			good bool
+		)
+		gone.Index = uint8(i)
+		for _, p := range row.Shards {
+			if int(p.Index) != i {
+				continue
+			}
+			if set.byID[p.Node] != nil {
+				good = true
+				break
+			}
+			gone = p
+		}
+		if !good {
+			out = append(out, gone)
+		}
+	}
+	return out
+}
+
+// repairPack makes the missing shards of one pack, writes them and reads them
+// back; size is how many bytes they have. They count once they are logged.
+func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int, err error) {
+	out.pack = p
+	var (
+		row index.PackRow
+		g   geometry
+		set = s.members.Load()
+	)
+	if err := s.view(func(r index.Reader) (err error) {
+		if row, err = r.Pack(p); err == nil {
+			g, err = s.locate(r, p)
+		}
+		return err
+	}); err != nil {
+		return out, 0, err
+	}
+	missing := shortOf(set, row)
+	if len(missing) == 0 || len(g.places) == 0 {
+		return out, 0, nil
+	}
+	w, err := s.newWhole(ctx, g)
+	if err != nil {
+		return out, 0, err
+	}
+	defer w.release()
+	have := 0
+	var errs []error
+	for _, place := range g.places {
+		m := set.byID[place.Node]
+		if have == g.k || m == nil || !m.readable() || w.shards[place.Index].Head != nil {
+			continue
+		}
+		if err := w.read(ctx, m, place); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, errOtherBytes) {
+				m.noteRead(err, s.now())
+			}
+			errs = append(errs, err)
+			continue
+		}
+		have++
+	}
+	opened, err := w.assemble()
+	if err != nil {
+		return out, 0, errors.Join(append([]error{err}, errs...)...)
+	}
+	enc, err := s.coder.Rebuild(opened)
+	if err != nil {
+		return out, 0, err
+	}
+	defer enc.Release()
+	// New places: members that hold no shard of the pack, by placement's order.
+	var free []*member
+	for _, m := range usable(set.all, s.now()) {
+		if !slices.ContainsFunc(g.places, func(x record.Place) bool { return x.Node == m.info.ID }) && (row.Kind != pack.Log || slices.Contains(set.log, m)) {
+			free = append(free, m)
+		}
+	}
+	if len(free) < len(missing) {
+		return out, 0, fmt.Errorf("%w: %d nodes are free to take %d shards; not up: %s", ErrUnavailable, len(free), len(missing), s.notUp(set.all))
+	}
+	// The failure domains of the shards that stay count too. A shard may lie on two
+	// nodes, when one lagged and another took its place; it counts once.
+	to := &placed{pack: p, k: g.k, m: g.m, by: map[id.Node]*member{}}
+	keep := make([]*member, 0, g.k+g.m)
+	kept := make([]bool, g.k+g.m)
+	for _, x := range g.places {
+		if m := set.byID[x.Node]; m != nil && !kept[x.Index] {
+			kept[x.Index] = true
+			keep = append(keep, m)
+			to.nodes = append(to.nodes, m.candidate())
+		}
+	}
+	for _, m := range free {
+		to.nodes, to.by[m.info.ID] = append(to.nodes, m.candidate()), m
+	}
+	for _, old := range missing {
+		if !old.Node.IsZero() && enc.Digests[old.Index] != old.Digest {
+			return out, 0, fmt.Errorf("%w: shard %d of pack %v made anew is not what was written", ErrDamaged, old.Index, p)
+		}
+		place, err := s.placeShard(ctx, p, old.Index, enc, to, &keep)
+		if err != nil {
+			return out, 0, err
+		}
+		size += enc.Header.ShardLen()
+		out.shards = append(out.shards, &record.Reshard{Pack: p, Index: old.Index, Old: old, New: place})
+	}
+	return out, size, nil
+}
+
+// whole is a pack being read whole. Data shards are read to where they belong in
+// its stream, so that putting them together copies nothing.
+type whole struct {
+	s       *Store
+	g       geometry
+	stream  []byte // k slices
+	heads   []byte
+	parity  [][]byte // slices of other shards, lent
+	shards  []pack.Shard
+	digests [][16]byte
+	weight  int64
+}
+
+// wholeMemory is what it takes to open a pack and code it again: its stream, and
+// parity that is first read and then made. Copies of one shard are all the same
+// bytes.
+func wholeMemory(g geometry) int64 {
+	n := weigh(g.k*g.slice) + weigh((g.k+g.m)*g.body)
+	if g.k > 1 {
+		return n + int64(g.m)*weigh(g.slice)
+	}
+	return n + weigh(g.slice)
+}
+
+// newWhole waits for the memory. A pack that takes more than the whole share, one
+// narrower than any that is written with so little memory, takes all of it.
+func (s *Store) newWhole(ctx context.Context, g geometry) (*whole, error) {
+	w := &whole{s: s, g: g, shards: make([]pack.Shard, g.k+g.m), digests: make([][16]byte, g.k+g.m)}
+	w.weight = min(wholeMemory(g), s.mem.repair.Limit())
+	if err := busy(s.mem.repair.Acquire(ctx, w.weight)); err != nil {
+		return nil, err
+	}
+	w.stream, w.heads = s.chunks.get(g.k*g.slice), s.chunks.get((g.k+g.m)*g.body)
+	return w, nil
+}
+
+// errOtherBytes says that a node gave bytes with good checksums of its own that
+// are not those that were written.
+var errOtherBytes = errors.New("not what was written")
+
+// read reads a shard whole and holds it against its digest.
+func (w *whole) read(ctx context.Context, m *member, place record.Place) error {
+	s, p, i := w.s, w.g.pack, int(place.Index)
+	var slice []byte
+	if i < w.g.k {
+		slice = w.stream[i*w.g.slice : (i+1)*w.g.slice : (i+1)*w.g.slice]
+	} else {
+		slice = s.chunks.get(w.g.slice)
+		w.parity = append(w.parity, slice)
+	}
+	head := w.heads[i*w.g.body : (i+1)*w.g.body : (i+1)*w.g.body]
+	k := node.Key{Pack: p, Index: place.Index}
+	err := s.readFrom(ctx, m, k, 0, head)
+	if err == nil {
+		err = s.readFrom(ctx, m, k, int64(len(head)), slice)
+	}
+	if err != nil {
+		return err
+	}
+	sh := pack.Shard{Head: head, Slice: slice}
+	h, err := pack.ParseHeader(head)
+	if err == nil {
+		err = h.CheckBody(sh)
+	}
+	if err != nil {
+		err = fmt.Errorf("shard %d of pack %v on node %s: %w: %w", place.Index, p, m.info.Name, errOtherBytes, err)
+	}
+	if err == nil && !s.coder.CheckDigest(p, place.Index, sh, place.Digest) {
+		err = fmt.Errorf("shard %d of pack %v on node %s: %w: %w", place.Index, p, m.info.Name, errOtherBytes, node.ErrDamaged)
+	}
+	if err == nil {
+		w.shards[i], w.digests[i] = sh, place.Digest
+	}
+	return err
+}
+
+// assemble puts the shards that were read together. What it returns lies in w.
+func (w *whole) assemble() (*pack.Opened, error) {
+	opened, err := w.s.coder.Assemble(w.g.pack, w.shards, w.digests, w.stream)
+	for _, b := range w.parity {
+		w.s.chunks.put(b)
+	}
+	w.parity = nil
+	return opened, err
+}
+
+func (w *whole) release() {
+	for _, b := range append(w.parity, w.stream, w.heads) {
+		w.s.chunks.put(b)
+	}
+	w.s.mem.repair.Release(w.weight)
+}
+
+// readBack holds a shard that was written against what was written.
+func (s *Store) readBack(ctx context.Context, m *member, k node.Key, sh pack.Shard) error {
+	buf := s.chunks.get(strip)
+	defer s.chunks.put(buf)
+	off := int64(0)
+	for _, want := range [][]byte{sh.Head, sh.Slice} {
+		for len(want) > 0 {
+			n := min(len(want), strip)
+			if err := s.readFrom(ctx, m, k, off, buf[:n]); err != nil {
+				return err
+			}
+			if !bytes.Equal(buf[:n], want[:n]) {
+				return fmt.Errorf("shard %d of pack %v on node %s: %w: %w", k.Index, k.Pack, m.info.Name, errOtherBytes, node.ErrDamaged)
+			}
+			want, off = want[n:], off+int64(n)
+		}
+	}
+	return nil
+}
+
+// placeShard writes one shard to a member that holds none of the pack, and reads
+// it back. A node that does not answer in time keeps a copy of it until it does.
+func (s *Store) placeShard(ctx context.Context, p id.Pack, index uint8, enc *pack.Encoded, to *placed, keep *[]*member) (record.Place, error) {
+	var errs []error
+	for {
+		var kept []id.Node
+		for _, m := range *keep {
+			kept = append(kept, m.info.ID)
+		}
+		n, err := placement.Replace(p, to.nodes, to.k, to.m, kept, to.failed)
+		if err != nil {
+			return record.Place{}, fmt.Errorf("%w: no node took shard %d: %w", ErrUnavailable, index, errors.Join(append(errs, err)...))
+		}
+		m := to.by[n]
+		inst, err := s.putRemade(ctx, m, node.Shard{Head: enc.Shards[index].Head, Body: enc.Shards[index].Slice})
+		if err == nil {
+			place := record.Place{Node: m.info.ID, Index: index, Instance: inst, Digest: enc.Digests[index]}
+			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, enc.Shards[index]); err == nil {
+				*keep = append(*keep, m)
+				return place, nil
+			}
+		}
+		if cerr := context.Cause(ctx); cerr != nil {
+			return record.Place{}, cerr // which says nothing of the node
+		}
+		m.noteError(err, s.now())
+		to.failed = append(to.failed, n)
+		errs = append(errs, fmt.Errorf("node %s: %w", m.info.Name, err))
+	}
+}
+
+// putRemade is one put of a shard made anew. The node is given a copy, so that one
+// that hangs does not keep the whole pack, and with it the next one waiting.
+func (s *Store) putRemade(ctx context.Context, m *member, sh node.Shard) (id.Instance, error) {
+	var inst id.Instance
+	buf := s.chunks.get(len(sh.Head) + len(sh.Body))
+	n := copy(buf, sh.Head)
+	copy(buf[n:], sh.Body)
+	sh = node.Shard{Head: buf[:n:n], Body: buf[n:]}
+	err := s.inTime(ctx, m, func() error {
+		i, err := m.st.Put(ctx, s.auth, node.ForRepair, sh)
+		s.chunks.put(buf)
+		inst = i
+		return err
+	})
+	if err != nil {
+		return 0, err // inst may still be written
+	}
+	return inst, nil
+}
+
+// inTime is one call that changes something on a member, with a deadline: a disk
+// that hangs must not hang a job. Until it answers it takes nothing else.
+func (s *Store) inTime(ctx context.Context, m *member, call func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- call() }() // ends when the node's call does
+	t := time.NewTimer(s.cfg.Patience)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		m.lag(1)
+		go func() {
+			<-done
+			m.lag(-1)
+		}()
+		return fmt.Errorf("no answer within %v: %w", s.cfg.Patience, node.ErrUnavailable)
+	}
+}
+
+// repairSoon starts a repair in the background, unless one waits already.
+func (s *Store) repairSoon() {
+	select {
+	case s.wantRepair <- struct{}{}:
+	default:
+	}
+}
+
+// repairLoop runs repairs as they are asked for.
+func (s *Store) repairLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wantRepair:
+		}
+		r, err := s.Repair(ctx)
+		if err == nil {
+			err = errors.Join(r.Errs...)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.log.Error("repair ended early", "packs", r.Packs, "shards", r.Shards, "short", r.Short, "lost", r.Lost, "err", err)
+		case r.Packs > 0:
+			s.log.Info("repaired", "packs", r.Packs, "shards", r.Shards)
+		}
+	}
+}

@@ -1,0 +1,322 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// edit replaces one text, which must occur exactly once in the file.
+type edit struct {
+	file, old, new string
+}
+
+// mutant is a planted bug: edits to the engine, and the suite that must fail.
+type mutant struct {
+	name  string
+	bug   string
+	edits []edit
+	pkg   string   // whose tests are run; the simulation when it is empty
+	args  []string // further arguments of go test
+	seeds int      // of the simulation; default 60
+	env   []string
+}
+
+// early answers the log writer before the pack is durable, and lets the put go on
+// behind it; cond chooses the packs.
+func early(cond string) []edit {
+	return []edit{{"store/link.go", `	places, err := s.putPack(ctx, l.why, enc, pl, release)
+`, `	if ` + cond + ` {
+		places := make([]record.Place, len(enc.Shards))
+		for i := range places {
+			places[i] = record.Place{Node: pl.targets[i].info.ID, Index: uint8(i), Instance: 1, Digest: enc.Digests[i]}
+		}
+		go s.putPack(context.WithoutCancel(ctx), node.ForLog, enc, pl, release)
+		return h, places, in.Meta, nil
+	}
+	places, err := s.putPack(ctx, l.why, enc, pl, release)
+`}}
+}
+
+var mutants = []mutant{
+	{name: "W1", bug: "answer when k'+m-1 shards are durable", edits: []edit{
+		{"store/members.go", "	for done < len(shards) {\n		// A put lags", "	for done < len(shards)-1 {\n		// A put lags"},
+		{"store/members.go", "	return places, nil\n}\n", `	for i := range places {
+		if places[i].Node.IsZero() {
+			places[i] = record.Place{Node: current[i].info.ID, Index: uint8(i), Instance: 1, Digest: enc.Digests[i]}
+		}
+	}
+	return places, nil
+}
+`}}},
+	{name: "W2", bug: "send the next log pack while the last is in flight", edits: []edit{
+		{"store/link.go", `	places, err := s.putPack(ctx, l.why, enc, pl, release)
+	return h, places, in.Meta, err
+`, `	if l.begin == nil && l.also == nil {
+		places := make([]record.Place, len(enc.Shards))
+		for i := range places {
+			places[i] = record.Place{Node: pl.targets[i].info.ID, Index: uint8(i), Instance: 1, Digest: enc.Digests[i]}
+		}
+		s.writer.flight = make(chan error, 1)
+		go func(flight chan error) {
+			ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Patience)
+			defer cancel()
+			_, err := s.putPack(ctx, l.why, enc, pl, release)
+			flight <- err
+		}(s.writer.flight)
+		return h, places, in.Meta, nil
+	}
+	places, err := s.putPack(ctx, l.why, enc, pl, release)
+	return h, places, in.Meta, err
+`},
+		{"store/writer.go", "	wake    chan struct{}\n", "	wake    chan struct{}\n	flight  chan error\n"},
+		{"store/writer.go", `			for i, sub := range subs[:len(outcome)] {
+				sub.finish(outcome[i])
+			}
+`, `			go func(flight chan error) {
+				var err error
+				if flight != nil {
+					if err = <-flight; err != nil {
+						err = fmt.Errorf("%w: %w", ErrUnknown, err)
+					}
+				}
+				for i, sub := range subs[:len(outcome)] {
+					if outcome[i] == nil {
+						outcome[i] = err
+					}
+					sub.finish(outcome[i])
+				}
+			}(w.flight)
+			w.flight = nil
+`}}},
+	{name: "W3", bug: "walk the chain forwards, at a fork to the highest (epoch, attempt)", edits: []edit{
+		{"store/recover.go", `	for _, l := range v.links {
+		if l.complete() && (tail == nil || l.h.Position().Compare(tail.h.Position()) > 0) {
+			tail = l
+		}
+	}
+`, `	for {
+		var next *chainLink
+		for _, l := range v.links {
+			switch {
+			case !l.complete() || tail != nil && l.h.Prev != tail.h.Pack:
+			case next == nil, tail == nil && l.h.Seq < next.h.Seq,
+				(tail != nil || l.h.Seq == next.h.Seq) && cmp.Or(cmp.Compare(l.h.Epoch, next.h.Epoch), cmp.Compare(l.h.Attempt, next.h.Attempt)) > 0:
+				next = l
+			}
+		}
+		if next == nil {
+			break
+		}
+		tail = next
+	}
+`}}, pkg: "./store/sim", args: []string{"-run", "TestForkIsNotChosenForwards"}},
+	{name: "W4", bug: "in recovery, count a damaged shard as an answer", edits: []edit{
+		{"store/recover.go", "			v.silent[d.m.info.ID] = d.err\n", "			_ = d.err\n"}}, pkg: "./store/sim", args: []string{"-run", "TestDamagedTailIsNoAnswer"}},
+	{name: "W4b", bug: "in recovery, count a wiped node as an answer", edits: []edit{
+		{"store/recover.go", "		if v.silent[m.info.ID] != nil {\n			count++", "		if err := v.silent[m.info.ID]; err != nil && !errors.Is(err, node.ErrMissing) {\n			count++"},
+		{"store/recover.go", "		need := len(set.log) - set.m()\n		if refused", "		need := len(set.log) - set.m()\n		for _, err := range silent {\n			if errors.Is(err, node.ErrMissing) {\n				need--\n			}\n		}\n		if refused"}}},
+	{name: "W5", bug: "serve reads before the begin pack is at full width", edits: early("l.begin != nil && l.seq > 1 && l.also == nil"), seeds: 200},
+	{name: "W6", bug: "stamp versions with the clock inside Apply", edits: []edit{
+		{"index/apply.go", "o := Object{Version: r.version(), Time: p.Time,", "o := Object{Version: r.version(), Time: time.Now().UnixNano(),"},
+		{"index/apply.go", "import (\n", "import (\n	\"time\"\n"}}},
+	{name: "W7", bug: "drop pieces of snapshots on the word of an index that is not proved", edits: []edit{
+		{"store/snapshot.go", "	if err := s.proveIndex(ctx); err != nil {\n		return err\n	}\n	for part", "	for part"}},
+		pkg: "./store", args: []string{"-run", "TestDamagedIndexTakesNothingAway"}},
+	{name: "W8", bug: "rebuild an index that is ahead of the tail instead of stopping", edits: []edit{
+		{"store/open.go", "	if tail.link.h.Seq < indexHead.Seq {\n		return fmt.Errorf(", "	if tail.link.h.Seq < indexHead.Seq {\n		if err := s.index.Close(); err != nil {\n			return err\n		}\n		db, err := kv.Open(memkv.New(memkv.Options{}), s.kvConfig())\n		if err != nil {\n			return err\n		}\n		if s.index, err = index.Open(db, index.Config{}); err != nil {\n			return err\n		}\n		indexHead = index.Head{}\n		if tail, v, err = s.findLog(ctx, set, indexHead, silent); err != nil {\n			return err\n		}\n	}\n	if tail.link.h.Seq < indexHead.Seq {\n		return fmt.Errorf("},
+		{"store/open.go", "	\"cairn/index/kv\"\n", "	\"cairn/index/kv\"\n	\"cairn/index/kv/memkv\"\n"}}, pkg: "./store/sim", args: []string{"-run", "TestIndexThatKnowsMoreStopsTheStart"}},
+	{name: "W14", bug: "decode a shard with good CRCs without comparing its digest", edits: []edit{
+		{"store/repair.go", "	if err == nil && !s.coder.CheckDigest(p, place.Index, sh, place.Digest) {", "	if err == nil && false {"},
+		{"store/read.go", "			if err != nil || !s.coder.CheckDigest(", "			if err != nil || false && !s.coder.CheckDigest("}}},
+	{name: "W15", bug: "leave the last shard's filling as the pool gave it", edits: []edit{
+		{"pack/keys.go", "	clear(b)\n	s.XORKeyStream(b, b)", "	s.XORKeyStream(b, b)"}}},
+	{name: "W16", bug: "count a rebuilt shard on the node's answer", edits: []edit{
+		{"store/repair.go", "			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, enc.Shards[index]); err == nil {\n", "			if err == nil {\n"}},
+		pkg: "./store", args: []string{"-run", "TestRepairCountsWhatItHasReadBack"}},
+	{name: "W17", bug: "skip the directory sync for a new segment", edits: []edit{
+		{"node/disk/segment.go", "	if err := n.fs.SyncDir(k.dir()); err != nil { // before the first answer (W17)\n		return nil, asked(err)\n	}\n", ""}}, pkg: "./node/disk"},
+	{name: "W18", bug: "retry a failed sync and believe the second answer", edits: []edit{
+		{"node/disk/append.go", "		err = a.f.Datasync()\n", "		if err = a.f.Datasync(); err != nil {\n			err = a.f.Datasync()\n		}\n"}}, pkg: "./node/disk"},
+	{name: "W19", bug: "leave the incarnation out of the records' CRC", edits: []edit{
+		{"node/disk/format.go", "	return crc32.Update(crc32.Checksum(inc[:], castagnoli), castagnoli, b[:188])", "	return crc32.Checksum(b[:188], castagnoli)"}}, pkg: "./node/disk"},
+	{name: "W20", bug: "answer reads on no check of a takeover", edits: []edit{
+		{"store/read.go", "	if c.s.cfg.StaleReads {", "	if true {"}}},
+	{name: "W21", bug: "do not check the epoch again after the sync", edits: []edit{
+		{"node/disk/append.go", "			r.err = n.obeys(r.by)\n", ""}}, pkg: "./node/disk"},
+	{name: "W22", bug: "take late shards of an older epoch", edits: []edit{
+		{"node/disk/promise.go", "	case by == p:\n", "	case by.Epoch < p.Epoch, by == p:\n"}}, pkg: "./node/disk"},
+}
+
+// tree is the root of the module.
+const tree = "../.."
+
+// TestMutantsApply fails when the code that a planted bug is planted in has
+// moved: then the edit has to follow it.
+func TestMutantsApply(t *testing.T) {
+	for _, m := range mutants {
+		for _, e := range m.edits {
+			b, err := os.ReadFile(filepath.Join(tree, e.file))
+			if err != nil {
+				t.Errorf("%s: %v", m.name, err)
+				continue
+			}
+			if n := strings.Count(string(b), e.old); n != 1 {
+				t.Errorf("%s: the text to be replaced occurs %d times in %s:\n%s", m.name, n, e.file, e.old)
+			}
+		}
+	}
+}
+
+// TestMutantsAreCaught plants each bug in a copy of the tree and runs the suite
+// that must find it. CAIRN_MUTANTS=1 or a name chooses; `make mutants` runs it.
+func TestMutantsAreCaught(t *testing.T) {
+	which := os.Getenv("CAIRN_MUTANTS")
+	if which == "" {
+		t.Skip("runs for minutes: make mutants")
+	}
+	dir := t.TempDir()
+	if err := copyTree(tree, dir); err != nil {
+		t.Fatal(err)
+	}
+	table := []string{"| bug | edit | caught by | seed |", "| --- | --- | --- | --- |"}
+	for _, m := range mutants {
+		if which != "1" && which != m.name {
+			continue
+		}
+		undo, err := m.plant(dir)
+		if err == nil {
+			var row string
+			if row, err = m.run(t, dir); err == nil {
+				table = append(table, row)
+			}
+		}
+		if undo != nil {
+			undo()
+		}
+		if err != nil {
+			t.Errorf("%s (%s): %v", m.name, m.bug, err)
+		}
+	}
+	t.Logf("\n%s", strings.Join(table, "\n"))
+}
+
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() {
+			if rel != "." && (strings.HasPrefix(name, ".") || rel == "bin" || rel == "data") {
+				return filepath.SkipDir
+			}
+			return os.MkdirAll(filepath.Join(to, rel), 0o755)
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, rel), b, 0o644)
+	})
+}
+
+// plant makes the edits and returns how to take them back.
+func (m *mutant) plant(dir string) (undo func(), err error) {
+	before := map[string][]byte{}
+	undo = func() {
+		for f, b := range before {
+			_ = os.WriteFile(f, b, 0o644)
+		}
+	}
+	for _, e := range m.edits {
+		f := filepath.Join(dir, e.file)
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return undo, err
+		}
+		if before[f] == nil {
+			before[f] = b
+		}
+		if n := bytes.Count(b, []byte(e.old)); n != 1 {
+			return undo, fmt.Errorf("the text to be replaced occurs %d times in %s", n, e.file)
+		}
+		if err := os.WriteFile(f, bytes.Replace(b, []byte(e.old), []byte(e.new), 1), 0o644); err != nil {
+			return undo, err
+		}
+	}
+	return undo, nil
+}
+
+var (
+	failedTest = regexp.MustCompile(`--- FAIL: (\S+)`)
+	failedSeed = regexp.MustCompile(`seed (\d+)`)
+)
+
+// run runs the suite on the mutant and returns its row of the table. An error
+// says that the bug went by, or that nothing could be run.
+func (m *mutant) run(t *testing.T, dir string) (string, error) {
+	pkg, args := m.pkg, m.args
+	env := os.Environ()
+	if pkg == "" {
+		pkg, args = "./store/sim", []string{"-run", "TestHistories"}
+		n := m.seeds
+		if n == 0 {
+			n = 60
+		}
+		env = append(env, fmt.Sprintf("CAIRN_SIM_SEEDS=%d", n), "CAIRN_SIM_STOP=1")
+	}
+	env = append(env, "CAIRN_MUTANTS=", "CAIRN_LONG=")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	build := exec.CommandContext(ctx, "go", "vet", pkg)
+	build.Dir, build.Env = dir, env
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("does not build: %w\n%s", err, out)
+	}
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-count=1", "-vet=off", pkg}, args...)...)
+	cmd.Dir, cmd.Env = dir, append(env, m.env...)
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return "", fmt.Errorf("was not caught by %s %v", pkg, args)
+	}
+	by, seed := "", "-"
+	if f := failedTest.FindSubmatch(out); f != nil {
+		by = string(f[1])
+	}
+	if f := failedSeed.FindSubmatch(out); f != nil {
+		seed = string(f[1])
+	}
+	if by == "" {
+		by = "a panic"
+		if !bytes.Contains(out, []byte("panic")) {
+			return "", fmt.Errorf("the suite did not run: %w\n%s", err, out)
+		}
+	}
+	if at := bytes.Index(out, []byte("VIOLATION")); at >= 0 {
+		end := min(len(out), at+300)
+		t.Logf("%s: %s", m.name, out[at:end])
+	}
+	var files []string
+	for _, e := range m.edits {
+		if len(files) == 0 || files[len(files)-1] != e.file {
+			files = append(files, e.file)
+		}
+	}
+	return fmt.Sprintf("| %s: %s | %s | `%s` `%s` | %s |", m.name, m.bug, strings.Join(files, ", "), pkg, by, seed), nil
+}

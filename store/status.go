@@ -1,0 +1,270 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cairn/id"
+	"cairn/index"
+	"cairn/node"
+	"cairn/placement"
+)
+
+// Status says what the store is and what it survives, asking every node.
+func (s *Store) Status(ctx context.Context) (Status, error) {
+	set := s.members.Load()
+	out := Status{Cluster: s.cfg.Cluster, Epoch: s.auth.Epoch, M: set.m(), Started: s.started}
+	var nodes []placement.Node
+	used := s.usages(ctx, set)
+	if err := context.Cause(ctx); err != nil {
+		return out, err // which says nothing of the nodes
+	}
+	takes := 0
+	var noRoom error
+	for _, m := range set.all {
+		st := NodeStatus{Name: m.info.Name, ID: m.info.ID, Labels: m.info.Labels, Log: slices.Contains(set.log, m)}
+		var why error
+		if st.State, why = m.state(s.now()); st.State != "missing" {
+			if u, err := used[m.info.ID].v, used[m.info.ID].err; err != nil {
+				m.noteError(err, s.now())
+				st.State, why = m.state(s.now())
+				why = errors.Join(why, err)
+			} else {
+				st.Total, st.Free, st.Shards, st.Bytes, st.Device, st.Allowed = u.TotalBytes, u.FreeBytes, u.LiveShards, u.LiveBytes, u.Device, u.PutsAllowed
+				st.Mark = u.PutMark
+				if st.State == "up" && !u.PutsAllowed {
+					st.State, why = "full", &node.RoomError{Why: node.ForClient, Free: u.FreeBytes, Need: u.PutMark, Dir: u.Dir}
+				}
+				if st.Allowed {
+					takes++
+				}
+				n := m.candidate()
+				if n.Disk == "" {
+					n.Disk = fmt.Sprintf("device %d", u.Device)
+				}
+				if !m.putFailed() { // what a dead disk still tells is not worth a copy
+					nodes = append(nodes, n)
+				}
+			}
+		}
+		if why != nil {
+			st.Reason = reasonOf(m.info.Name, why)
+			if errors.Is(why, node.ErrFull) {
+				noRoom = cmp.Or(noRoom, why)
+			}
+		}
+		out.Nodes = append(out.Nodes, st)
+	}
+	up := len(usable(set.all, s.now()))
+	if k := placement.Width(up, DefaultWidth, set.m()); k >= 1 {
+		out.Width = fmt.Sprintf("%d+%d", k, set.m())
+	}
+	if err := s.Failure(); err != nil {
+		out.Reason = err.Error()
+	} else if err := s.writable(); err != nil {
+		out.Reason = err.Error()
+	} else {
+		out.Writable = true
+		if takes > set.m() {
+			noRoom = nil
+		}
+		if noRoom = cmp.Or(s.room(node.ForClient), noRoom); noRoom != nil {
+			out.NoRoom = noRoom.Error()
+		}
+	}
+	err := s.view(func(r index.Reader) error {
+		head, err := r.Head()
+		if err != nil {
+			return err
+		}
+		out.Sequence = head.Seq
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	what, err := s.survival(set, nodes)
+	if err != nil {
+		return out, err
+	}
+	out.PacksShort = what.short
+	out.Survives = what.sentence(len(set.all), len(nodes))
+	return out, nil
+}
+
+// usages asks every member that is there how it is. One that does not answer in
+// time is not asked again before it has: disks hang in this call too.
+func (s *Store) usages(ctx context.Context, set *memberSet) map[id.Node]answered[node.Usage] {
+	return ask(ctx, s, set.all, func(ctx context.Context, m *member) (node.Usage, error) {
+		if m.hangs() {
+			return node.Usage{}, fmt.Errorf("it owes other answers: %w", node.ErrUnavailable)
+		}
+		late := time.AfterFunc(s.cfg.Lag, func() { m.readHangs(true) })
+		u, err := m.st.Usage(ctx)
+		if !late.Stop() {
+			m.readHangs(false)
+		}
+		return u, err
+	})
+}
+
+// survival is what the store would survive from now on.
+type survival struct {
+	placement.Survival
+	short int // packs with a shard on a node that is not there
+	disks int // that hold nodes
+}
+
+// survival asks placement. When every member is up and none was ever replaced,
+// the policy decides; otherwise every pack is looked at.
+func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) {
+	out := survival{}
+	seen := map[placement.Labels]bool{}
+	there := map[id.Node]bool{}
+	for _, n := range up {
+		seen[n.Labels] = true
+		there[n.ID] = true
+	}
+	out.disks = len(seen)
+	k := placement.Width(len(up), DefaultWidth, set.m())
+	if k < 1 {
+		k = 1
+	}
+	promised, err := placement.Promises(up, k, min(set.m(), max(len(up)-k, 0)))
+	if err == nil {
+		out.Survival = promised
+	}
+	if len(up) == len(set.all) && len(set.rec.Gone) == 0 {
+		return out, nil
+	}
+	err = s.view(func(r index.Reader) error {
+		var failed error
+		worst, n := placement.Survives(up, func(yield func(placement.Assignment) bool) {
+			var a placement.Assignment
+			failed = r.EachPack(func(p id.Pack, row index.PackRow) error {
+				a.K, a.Holders = int(row.K), a.Holders[:0]
+				places := row.Shards
+				if len(places) == 0 {
+					places = s.recall(p)
+				}
+				whole := 0
+				for _, x := range places {
+					if there[x.Node] {
+						a.Holders = append(a.Holders, x.Node)
+						whole++
+					}
+				}
+				if whole < int(row.K)+int(row.M) {
+					out.short++
+				}
+				if len(places) > 0 && !yield(a) {
+					return errStop
+				}
+				return nil
+			})
+		})
+		if n > 0 {
+			out.Survival = out.Survival.Min(worst)
+		}
+		if errors.Is(failed, errStop) {
+			failed = nil
+		}
+		return failed
+	})
+	return out, err
+}
+
+var errStop = errors.New("stop")
+
+// sentence says it so that a count of nodes never stands alone: six directories
+// on one disk survive no disk.
+func (w survival) sentence(members, up int) string {
+	out := ""
+	switch {
+	case w.Nodes < 0:
+		out = "something cannot be read already"
+	case w.Nodes == 0:
+		out = "no further lost directory"
+	default:
+		out = "bit rot and " + countOf(w.Nodes, "lost directory", "lost directories")
+	}
+	switch {
+	case w.disks == 1:
+		out += fmt.Sprintf("; 0 disks: all %d nodes are on one device", up)
+	default:
+		out += "; " + countOf(max(w.Disks, 0), "disk", "disks")
+	}
+	if members > up {
+		out += fmt.Sprintf("; %s not there", countOf(members-up, "node is", "nodes are"))
+	}
+	if w.short > 0 {
+		out += fmt.Sprintf("; %s short of a shard", countOf(w.short, "pack is", "packs are"))
+	}
+	return out
+}
+
+func countOf(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// Usage accounts for the store's bytes. What nodes that do not answer hold is
+// not in PhysicalBytes.
+func (s *Store) Usage(ctx context.Context) (Usage, error) {
+	var out Usage
+	err := s.view(func(r index.Reader) error {
+		t, err := r.Totals()
+		if err != nil {
+			return err
+		}
+		out.LogicalBytes, out.UniqueBytes, out.CompressedBytes = t.LogicalBytes, t.UniqueBytes, t.SealedBytes
+		out.LiveBytes, out.DeadBytes = t.LiveBytes, t.DeadBytes()
+		out.Objects, out.Versions, out.Chunks, out.Packs = t.Objects, t.Versions, t.Chunks, t.Packs
+		out.ParityBytes, out.PaddingBytes = t.ParityBytes, t.PaddingBytes()
+		bs, err := r.Buckets()
+		for _, b := range bs {
+			if !hidden(b.Name) {
+				out.Buckets = append(out.Buckets, exposeBucket(b))
+				continue
+			}
+			// What clients stored is what they can see.
+			out.LogicalBytes -= b.Bytes
+			out.Objects -= b.Objects
+			out.Versions -= b.Versions
+			if b.Name == uploadsBucket {
+				out.UploadBytes += b.Bytes
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	set := s.members.Load()
+	used := s.usages(ctx, set)
+	if err := context.Cause(ctx); err != nil {
+		return out, err
+	}
+	for _, m := range set.all {
+		if !m.readable() {
+			continue
+		}
+		u, err := used[m.info.ID].v, used[m.info.ID].err
+		if err != nil {
+			if errors.Is(err, node.ErrMissing) {
+				m.noteError(err, s.now())
+			}
+			continue
+		}
+		out.PhysicalBytes += uint64(u.AllocatedBytes)
+		out.FreeInSegmentsBytes += uint64(u.SegmentFreeBytes)
+		out.PendingBytes += uint64(u.DeadBytes)
+	}
+	return out, nil
+}
