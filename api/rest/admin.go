@@ -1,0 +1,254 @@
+package rest
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"cairn/record"
+	"cairn/store"
+)
+
+//go:embed openapi.json
+var openAPI []byte
+
+func (f *face) serveOpenAPI(c echo.Context) error {
+	return c.Blob(http.StatusOK, "application/json", openAPI)
+}
+
+// settingsJSON are a bucket's settings; a zero one is the default.
+type settingsJSON struct {
+	K           uint8  `json:"k"`
+	Compression string `json:"compression"`
+	Profile     string `json:"profile"`
+	Versioning  bool   `json:"versioning"`
+}
+
+type bucketJSON struct {
+	Name     string       `json:"name"`
+	Created  time.Time    `json:"created"`
+	Objects  uint64       `json:"objects"`
+	Bytes    uint64       `json:"logical_bytes"`
+	Settings settingsJSON `json:"settings"`
+}
+
+func bucketToJSON(b store.Bucket) bucketJSON {
+	return bucketJSON{Name: b.Name, Created: b.Created.UTC(), Objects: b.Objects, Bytes: b.Bytes,
+		Settings: settingsJSON{K: b.Settings.K, Compression: b.Settings.Compression, Profile: b.Settings.Profile, Versioning: b.Settings.Versioning}}
+}
+
+// readJSON reads a bounded body with no unknown fields. An empty one leaves v.
+func readJSON(c echo.Context, v any) error {
+	body := &clientBody{ReadCloser: c.Request().Body}
+	d := json.NewDecoder(http.MaxBytesReader(c.Response(), body, maxJSON))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err == io.EOF {
+		return nil
+	} else if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return problem(http.StatusRequestEntityTooLarge, "too-large", "the body is too long", "")
+		}
+		if body.err != nil { // the connection's error names addresses
+			return body.blame(err)
+		}
+		p := problem(http.StatusBadRequest, "invalid-body", "the body is not the JSON that is expected", "")
+		p.Detail = err.Error()
+		return p
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return problem(http.StatusBadRequest, "invalid-body", "something follows the JSON value", "")
+	}
+	return nil
+}
+
+func (s settingsJSON) record() record.Settings {
+	return record.Settings{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning}
+}
+
+func (f *face) listBuckets(c echo.Context) (any, error) {
+	bs, err := f.store.Buckets(c.Request().Context())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]bucketJSON, 0, len(bs))
+	for _, b := range bs {
+		out = append(out, bucketToJSON(b))
+	}
+	return map[string]any{"buckets": out}, nil
+}
+
+func (f *face) getBucket(c echo.Context) error {
+	name, err := bucketName(c)
+	if err != nil {
+		return err
+	}
+	b, err := f.store.Bucket(c.Request().Context(), name)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, bucketToJSON(b))
+}
+
+func (f *face) putBucket(c echo.Context) error {
+	name, err := bucketName(c)
+	if err != nil {
+		return err
+	}
+	var set settingsJSON
+	if err := readJSON(c, &set); err != nil {
+		return err
+	}
+	b, err := f.store.CreateBucket(c.Request().Context(), name, set.record())
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusCreated, bucketToJSON(b))
+}
+
+// patchBucket changes the settings that the body names; the others stay.
+func (f *face) patchBucket(c echo.Context) error {
+	name, err := bucketName(c)
+	if err != nil {
+		return err
+	}
+	b, err := f.store.Bucket(c.Request().Context(), name)
+	if err != nil {
+		return err
+	}
+	set := bucketToJSON(b).Settings
+	if err := readJSON(c, &set); err != nil {
+		return err
+	}
+	if err := f.store.SetBucket(c.Request().Context(), name, set.record()); err != nil {
+		return err
+	}
+	b.Settings = set.record()
+	return c.JSON(http.StatusOK, bucketToJSON(b))
+}
+
+func (f *face) deleteBucket(c echo.Context) error {
+	name, err := bucketName(c)
+	if err != nil {
+		return err
+	}
+	if err := f.store.DeleteBucket(c.Request().Context(), name); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// usageJSON accounts for bytes; the names are part of the interface.
+type usageJSON struct {
+	Logical        uint64       `json:"logical_bytes"`
+	Upload         uint64       `json:"upload_bytes"`
+	Unique         uint64       `json:"unique_bytes"`
+	Compressed     uint64       `json:"compressed_bytes"`
+	Live           uint64       `json:"live_bytes"`
+	Dead           uint64       `json:"dead_bytes"`
+	Pending        uint64       `json:"pending_bytes"`
+	Parity         uint64       `json:"parity_bytes"`
+	Padding        uint64       `json:"padding_bytes"`
+	FreeInSegments uint64       `json:"free_in_segments_bytes"`
+	Physical       uint64       `json:"physical_bytes"`
+	Objects        uint64       `json:"objects"`
+	Versions       uint64       `json:"versions"`
+	Chunks         uint64       `json:"chunks"`
+	Packs          uint64       `json:"packs"`
+	Buckets        []bucketJSON `json:"buckets"`
+}
+
+func (f *face) usage(c echo.Context) error {
+	u, err := f.store.Usage(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	out := usageJSON{Logical: u.LogicalBytes, Upload: u.UploadBytes, Unique: u.UniqueBytes, Compressed: u.CompressedBytes, Live: u.LiveBytes, Dead: u.DeadBytes,
+		Pending: u.PendingBytes, Parity: u.ParityBytes, Padding: u.PaddingBytes, FreeInSegments: u.FreeInSegmentsBytes, Physical: u.PhysicalBytes,
+		Objects: u.Objects, Versions: u.Versions, Chunks: u.Chunks, Packs: u.Packs, Buckets: make([]bucketJSON, 0, len(u.Buckets))}
+	for _, b := range u.Buckets {
+		out.Buckets = append(out.Buckets, bucketToJSON(b))
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+type nodeJSON struct {
+	Name        string   `json:"name"`
+	ID          string   `json:"id"`
+	State       string   `json:"state"`
+	Reason      string   `json:"reason,omitempty"`
+	Log         bool     `json:"log_node"`
+	Labels      []string `json:"labels,omitempty"`
+	TotalBytes  int64    `json:"total_bytes"`
+	FreeBytes   int64    `json:"free_bytes"`
+	LiveShards  int64    `json:"live_shards"`
+	LiveBytes   int64    `json:"live_bytes"`
+	Device      uint64   `json:"device"`
+	TakesWrites bool     `json:"takes_client_data"`
+	Mark        int64    `json:"free_bytes_for_client_data"`
+}
+
+type statusJSON struct {
+	Survives   string     `json:"survives"`
+	Cluster    string     `json:"cluster"`
+	Writable   bool       `json:"writable"`
+	Reason     string     `json:"reason,omitempty"`
+	NoRoom     string     `json:"no_room,omitempty"`
+	M          int        `json:"losses_by_policy"`
+	Width      string     `json:"code_of_new_packs,omitempty"`
+	PacksShort int        `json:"packs_short"`
+	Epoch      uint64     `json:"epoch"`
+	Sequence   uint64     `json:"sequence"`
+	Version    string     `json:"version"`
+	Started    time.Time  `json:"started"`
+	Nodes      []nodeJSON `json:"nodes"`
+}
+
+func (f *face) statusOf(c echo.Context) (statusJSON, error) {
+	st, err := f.store.Status(c.Request().Context())
+	if err != nil {
+		return statusJSON{}, err
+	}
+	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
+		PacksShort: st.PacksShort, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}}
+	for _, n := range st.Nodes {
+		out.Nodes = append(out.Nodes, nodeJSON{Name: n.Name, ID: n.ID.String(), State: n.State, Reason: n.Reason, Log: n.Log, Labels: n.Labels,
+			TotalBytes: n.Total, FreeBytes: n.Free, LiveShards: n.Shards, LiveBytes: n.Bytes, Device: n.Device, TakesWrites: n.Allowed, Mark: n.Mark})
+	}
+	return out, nil
+}
+
+func (f *face) status(c echo.Context) error {
+	out, err := f.statusOf(c)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+func (f *face) nodes(c echo.Context) error {
+	out, err := f.statusOf(c)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, map[string]any{"nodes": out.Nodes})
+}
+
+func (f *face) replaceNode(c echo.Context) error {
+	if f.cfg.Replace == nil {
+		return problem(http.StatusNotImplemented, "not-offered", "this server cannot make nodes", "")
+	}
+	name, err := unescape(c.Param("node"))
+	if err != nil {
+		return err
+	}
+	out, err := f.cfg.Replace(c.Request().Context(), name)
+	if err != nil {
+		return unmet(err, "", "only a node that is lost is replaced; see `cairn status`")
+	}
+	return c.JSON(http.StatusOK, out)
+}

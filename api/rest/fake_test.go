@@ -1,0 +1,474 @@
+package rest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cairn/id"
+	"cairn/record"
+	"cairn/store"
+)
+
+// fakeStore is the plainest store there can be: versions in a map.
+type fakeStore struct {
+	mu      sync.Mutex
+	buckets map[string]*fakeBucket
+	uploads map[string]*fakeUpload
+	seq     uint64
+	fail    error               // what every call returns, when not nil
+	breakAt int64               // a body fails after so many bytes, when above 0
+	called  []string            // "method bucket key" of each call
+	puts    []store.PutOptions  // of each Put
+	conds   []store.Conditions  // of each Delete
+	lists   []store.ListOptions // of each List
+	copies  []fakeCopy          // each Copy and Rename
+}
+
+type fakeCopy struct {
+	from, to store.Name
+	opt      store.CopyOptions
+}
+
+type fakeBucket struct {
+	bucket  store.Bucket
+	objects map[string][]fakeVersion // newest first
+}
+
+type fakeVersion struct {
+	store.Object
+	data []byte
+}
+
+func newFake(buckets ...string) *fakeStore {
+	f := &fakeStore{buckets: map[string]*fakeBucket{}}
+	for _, b := range buckets {
+		if _, err := f.CreateBucket(context.Background(), b, record.Settings{}); err != nil {
+			panic(err)
+		}
+	}
+	f.called = nil
+	return f
+}
+
+// epoch is the fake's clock: each version is a second later than the one before.
+var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// enter notes a call; the caller unlocks.
+func (f *fakeStore) enter(method, bucket, key string) error {
+	f.mu.Lock()
+	f.called = append(f.called, fmt.Sprintf("%s %q %q", method, bucket, key))
+	return f.fail
+}
+
+func (f *fakeStore) find(bucket string) (*fakeBucket, error) {
+	if b := f.buckets[bucket]; b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("bucket %q: %w", bucket, store.ErrNoBucket)
+}
+
+func fakeKey(key string) error {
+	if key == "" || len(key) > record.MaxKey {
+		return fmt.Errorf("%w: key of %d bytes", store.ErrInvalid, len(key))
+	}
+	return nil
+}
+
+func (f *fakeStore) next() (id.Version, time.Time) {
+	f.seq++
+	return id.Version{Seq: f.seq, Pos: 7}, epoch.Add(time.Duration(f.seq) * time.Second)
+}
+
+func (f *fakeStore) CreateBucket(_ context.Context, name string, s record.Settings) (store.Bucket, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("createBucket", name, ""); err != nil {
+		return store.Bucket{}, err
+	}
+	if len(name) < 3 || strings.ContainsAny(name, "/%\\ ") {
+		return store.Bucket{}, fmt.Errorf("%w: bucket name %q", store.ErrInvalid, name)
+	}
+	if f.buckets[name] != nil {
+		return store.Bucket{}, fmt.Errorf("%s: %w", name, store.ErrBucketExists)
+	}
+	b := &fakeBucket{store.Bucket{Name: name, Created: epoch, Settings: s}, map[string][]fakeVersion{}}
+	f.buckets[name] = b
+	return b.bucket, nil
+}
+
+func (f *fakeStore) SetBucket(_ context.Context, name string, s record.Settings) error {
+	defer f.mu.Unlock()
+	b, err := f.find(name)
+	if err := cmp.Or(f.enter("setBucket", name, ""), err); err != nil {
+		return err
+	}
+	b.bucket.Settings = s
+	return nil
+}
+
+func (f *fakeStore) DeleteBucket(_ context.Context, name string) error {
+	defer f.mu.Unlock()
+	if err := f.enter("deleteBucket", name, ""); err != nil {
+		return err
+	}
+	b, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	if len(b.objects) > 0 {
+		return store.ErrBucketNotEmpty
+	}
+	delete(f.buckets, name)
+	return nil
+}
+
+func (f *fakeStore) Bucket(_ context.Context, name string) (store.Bucket, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("bucket", name, ""); err != nil {
+		return store.Bucket{}, err
+	}
+	b, err := f.find(name)
+	if err != nil {
+		return store.Bucket{}, err
+	}
+	return b.bucket, nil
+}
+
+func (f *fakeStore) Buckets(context.Context) (out []store.Bucket, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter("buckets", "", ""); err != nil {
+		return nil, err
+	}
+	for _, b := range f.buckets {
+		out = append(out, b.bucket)
+	}
+	slices.SortFunc(out, func(a, b store.Bucket) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (f *fakeStore) check(c store.Conditions, vs []fakeVersion) error {
+	var o *fakeVersion
+	if len(vs) > 0 && !vs[0].Deleted {
+		o = &vs[0]
+	}
+	has := func(tags []string) bool {
+		return o != nil && (slices.Contains(tags, "*") || slices.Contains(tags, o.ETag))
+	}
+	switch {
+	case len(c.IfMatch) > 0 && !has(c.IfMatch), len(c.IfNoneMatch) > 0 && has(c.IfNoneMatch):
+		return store.ErrPrecondition
+	case o == nil:
+		return nil
+	case !c.IfUnmodifiedSince.IsZero() && len(c.IfMatch) == 0 && o.Modified.After(c.IfUnmodifiedSince),
+		!c.IfModifiedSince.IsZero() && len(c.IfNoneMatch) == 0 && !o.Modified.After(c.IfModifiedSince):
+		return store.ErrPrecondition
+	}
+	return nil
+}
+
+func (f *fakeStore) Put(_ context.Context, bucket, key string, r io.Reader, o store.PutOptions) (store.Object, error) {
+	b, err := io.ReadAll(r)
+	defer f.mu.Unlock()
+	if err := f.enter("put", bucket, key); err != nil {
+		return store.Object{}, err
+	}
+	f.puts = append(f.puts, o)
+	if err != nil {
+		return store.Object{}, fmt.Errorf("read the body: %w", err)
+	}
+	in, err := f.find(bucket)
+	if err := cmp.Or(fakeKey(key), err); err != nil {
+		return store.Object{}, err
+	}
+	if o.Size >= 0 && o.Size != int64(len(b)) {
+		return store.Object{}, store.ErrShortBody
+	}
+	if err := f.check(o.If, in.objects[key]); err != nil {
+		return store.Object{}, err
+	}
+	sum := sha256.Sum256(b)
+	v, at := f.next()
+	made := store.Object{Bucket: bucket, Key: key, Version: v, Size: uint64(len(b)), ETag: hex.EncodeToString(sum[:8]), Modified: at, Attrs: o.Attrs, Current: true,
+		Replaced: len(in.objects[key]) > 0 && !in.objects[key][0].Deleted}
+	f.push(in, key, fakeVersion{made, b})
+	return made, nil
+}
+
+func (f *fakeStore) push(b *fakeBucket, key string, v fakeVersion) {
+	for i := range b.objects[key] {
+		b.objects[key][i].Current = false
+	}
+	b.objects[key] = append([]fakeVersion{v}, b.objects[key]...)
+}
+
+func (f *fakeStore) Get(_ context.Context, bucket, key string, o store.GetOptions) (*store.Reading, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("get", bucket, key); err != nil {
+		return nil, err
+	}
+	b, err := f.find(bucket)
+	if err := cmp.Or(fakeKey(key), err); err != nil {
+		return nil, err
+	}
+	vs := b.objects[key]
+	if !o.Version.IsZero() {
+		if vs = slices.DeleteFunc(slices.Clone(vs), func(v fakeVersion) bool { return v.Version != o.Version }); len(vs) == 0 {
+			return nil, store.ErrNoVersion
+		}
+	}
+	if len(vs) == 0 || vs[0].Deleted {
+		return nil, fmt.Errorf("%q: %w", key, store.ErrNoObject)
+	}
+	v, breakAt := vs[0], f.breakAt
+	if err := f.check(o.If, vs); err != nil {
+		return store.NewReading(v.Object, nil), err
+	}
+	return store.NewReading(v.Object, func(off, n uint64) io.ReadCloser {
+		var r io.Reader = bytes.NewReader(v.data[off : off+n])
+		if breakAt > 0 && uint64(breakAt) < n {
+			r = io.MultiReader(io.LimitReader(r, breakAt), failing{})
+		}
+		return io.NopCloser(r)
+	}), nil
+}
+
+// breakBodies makes bodies that are longer fail after n bytes.
+func (f *fakeStore) breakBodies(n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.breakAt = n
+}
+
+// failing is what is left of a body whose shards are gone.
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, fmt.Errorf("pack: %w", store.ErrDamaged) }
+
+func (f *fakeStore) Delete(_ context.Context, bucket, key string, c store.Conditions) (store.Object, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("delete", bucket, key); err != nil {
+		return store.Object{}, err
+	}
+	f.conds = append(f.conds, c)
+	b, err := f.find(bucket)
+	if err := cmp.Or(fakeKey(key), err); err != nil {
+		return store.Object{}, err
+	}
+	vs := b.objects[key]
+	if len(vs) == 0 || vs[0].Deleted {
+		return store.Object{}, fmt.Errorf("%q: %w", key, store.ErrNoObject)
+	}
+	if err := f.check(c, vs); err != nil {
+		return store.Object{}, err
+	}
+	v, at := f.next()
+	made := store.Object{Bucket: bucket, Key: key, Version: v, Modified: at, Deleted: true, Current: true}
+	f.push(b, key, fakeVersion{made, nil})
+	return made, nil
+}
+
+func (f *fakeStore) Copy(_ context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("copy", to.Bucket, to.Key); err != nil {
+		return store.Object{}, err
+	}
+	return f.copy(from, to, o)
+}
+
+func (f *fakeStore) Rename(_ context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("rename", to.Bucket, to.Key); err != nil {
+		return store.Object{}, err
+	}
+	if from == to || !o.Version.IsZero() {
+		return store.Object{}, store.ErrInvalid
+	}
+	made, err := f.copy(from, to, o)
+	if err == nil {
+		v, at := f.next()
+		f.push(f.buckets[from.Bucket], from.Key, fakeVersion{store.Object{Bucket: from.Bucket, Key: from.Key, Version: v, Modified: at, Deleted: true, Current: true}, nil})
+	}
+	return made, err
+}
+
+func (f *fakeStore) copy(from, to store.Name, o store.CopyOptions) (store.Object, error) {
+	f.copies = append(f.copies, fakeCopy{from, to, o})
+	in, err := f.find(from.Bucket)
+	b, errTo := f.find(to.Bucket)
+	if err := cmp.Or(fakeKey(from.Key), fakeKey(to.Key), err, errTo); err != nil {
+		return store.Object{}, err
+	}
+	vs := in.objects[from.Key]
+	if !o.Version.IsZero() {
+		if vs = slices.DeleteFunc(slices.Clone(vs), func(v fakeVersion) bool { return v.Version != o.Version }); len(vs) == 0 {
+			return store.Object{}, store.ErrNoVersion
+		}
+	}
+	if len(vs) == 0 || vs[0].Deleted {
+		return store.Object{}, fmt.Errorf("%q: %w", from.Key, store.ErrNoObject)
+	}
+	if err := cmp.Or(f.check(o.Source, vs), f.check(o.If, b.objects[to.Key])); err != nil {
+		return store.Object{}, err
+	}
+	made := vs[0]
+	made.Bucket, made.Key, made.Current = to.Bucket, to.Key, true
+	made.Replaced = len(b.objects[to.Key]) > 0 && !b.objects[to.Key][0].Deleted
+	made.Version, made.Modified = f.next()
+	if o.Attrs != nil {
+		made.Attrs = *o.Attrs
+	}
+	f.push(b, to.Key, made)
+	return made.Object, nil
+}
+
+// Placement of the fake: one chunk for each byte.
+func (f *fakeStore) Placement(_ context.Context, bucket, key string, o store.PlacementOptions) (store.Placement, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("placement", bucket, key); err != nil {
+		return store.Placement{}, err
+	}
+	b, err := f.find(bucket)
+	if err := cmp.Or(fakeKey(key), err); err != nil {
+		return store.Placement{}, err
+	}
+	vs := b.objects[key]
+	if len(vs) == 0 || vs[0].Deleted {
+		return store.Placement{}, fmt.Errorf("%q: %w", key, store.ErrNoObject)
+	}
+	if o.From > vs[0].Size {
+		return store.Placement{}, store.ErrRange
+	}
+	out := store.Placement{Object: vs[0].Object, Packs: []store.PackPlace{{Pack: id.Pack{9}, Log: true, K: 1, M: 2,
+		Shards: []store.ShardPlace{{Index: 0, Node: "n01", State: "up"}, {Index: 1, Node: "n02", State: "missing"}, {Index: 2, Node: "ab", State: "gone"}}}}}
+	for at := o.From; at < vs[0].Size; at++ {
+		if len(out.Chunks) == cmp.Or(o.Limit, 1000) {
+			out.More, out.Next = true, at
+			break
+		}
+		out.Chunks = append(out.Chunks, store.ChunkPlace{Offset: at, Size: 1, Chunk: id.Chunk{1}, Sealed: 29, Refs: 2, Pack: id.Pack{9}})
+	}
+	return out, nil
+}
+
+func (f *fakeStore) DeleteVersion(_ context.Context, bucket, key string, v id.Version) error {
+	defer f.mu.Unlock()
+	if err := f.enter("deleteVersion", bucket, key); err != nil {
+		return err
+	}
+	b, err := f.find(bucket)
+	if err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(b.objects[key]), func(o fakeVersion) bool { return o.Version == v })
+	if len(kept) == len(b.objects[key]) {
+		return store.ErrNoVersion
+	}
+	if b.objects[key] = kept; len(kept) > 0 {
+		kept[0].Current = true
+	} else {
+		delete(b.objects, key)
+	}
+	return nil
+}
+
+func (f *fakeStore) Undelete(_ context.Context, bucket, key string) (store.Object, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("undelete", bucket, key); err != nil {
+		return store.Object{}, err
+	}
+	b, err := f.find(bucket)
+	if err != nil {
+		return store.Object{}, err
+	}
+	vs := b.objects[key]
+	switch {
+	case len(vs) < 2:
+		return store.Object{}, store.ErrNoObject
+	case !vs[0].Deleted:
+		return store.Object{}, store.ErrPrecondition
+	}
+	vs[1].Current = true
+	b.objects[key] = vs[1:]
+	return vs[1].Object, nil
+}
+
+func (f *fakeStore) List(_ context.Context, bucket string, o store.ListOptions) (out store.Listing, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter("list", bucket, ""); err != nil {
+		return out, err
+	}
+	f.lists = append(f.lists, o)
+	b, err := f.find(bucket)
+	if err != nil {
+		return out, err
+	}
+	limit := cmp.Or(o.Limit, 1000)
+	keys := make([]string, 0, len(b.objects))
+	for k := range b.objects {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if !strings.HasPrefix(k, o.Prefix) || k < o.After || k == o.After && o.AfterVersion.IsZero() {
+			continue
+		}
+		if o.Delimiter != "" {
+			if head, _, ok := strings.Cut(k[len(o.Prefix):], o.Delimiter); ok {
+				p := o.Prefix + head + o.Delimiter
+				if p <= o.After || slices.Contains(out.Prefixes, p) {
+					continue
+				}
+				if len(out.Objects)+len(out.Prefixes) == limit {
+					out.More = true
+					return out, nil
+				}
+				out.Prefixes, out.Next, out.NextVersion = append(out.Prefixes, p), p, id.Version{}
+				continue
+			}
+		}
+		for i, v := range b.objects[k] {
+			if !o.Versions && (i > 0 || v.Deleted) || k == o.After && v.Version.Compare(o.AfterVersion) >= 0 {
+				continue
+			}
+			if len(out.Objects)+len(out.Prefixes) == limit {
+				out.More = true
+				return out, nil
+			}
+			out.Objects, out.Next = append(out.Objects, v.Object), k
+			if out.NextVersion = (id.Version{}); o.Versions {
+				out.NextVersion = v.Version
+			}
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeStore) Usage(context.Context) (store.Usage, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("usage", "", ""); err != nil {
+		return store.Usage{}, err
+	}
+	return store.Usage{LogicalBytes: 1, UniqueBytes: 2, CompressedBytes: 3, LiveBytes: 4, DeadBytes: 5, PendingBytes: 6, ParityBytes: 7, PaddingBytes: 8,
+		FreeInSegmentsBytes: 9, PhysicalBytes: 10, Objects: 11, Versions: 12, Chunks: 13, Packs: 14, Buckets: []store.Bucket{{Name: "main", Created: epoch}}}, nil
+}
+
+func (f *fakeStore) Status(context.Context) (store.Status, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("status", "", ""); err != nil {
+		return store.Status{}, err
+	}
+	return store.Status{Cluster: id.Cluster{1}, Epoch: 2, Sequence: 3, M: 2, Width: "4+2", Writable: true, Survives: "2 lost directories", Started: epoch,
+		Nodes: []store.NodeStatus{{Name: "n01", ID: id.Node{1}, State: "up", Log: true, Total: 100, Free: 50, Allowed: true},
+			{Name: "n02", ID: id.Node{2}, State: "missing", Reason: "its directory is gone"}}}, nil
+}
+
+var errFake = errors.New("something that is none of the store's errors")

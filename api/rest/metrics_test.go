@@ -1,0 +1,53 @@
+package rest
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"cairn/store/budget"
+)
+
+// TestMetrics: each share's figures, the runtime's and the process's are there,
+// behind the token, and nothing that a client named.
+func TestMetrics(t *testing.T) {
+	share := budget.NewShare("readers, slow", 100, 0)
+	if !share.TryAcquire(70) {
+		t.Fatal("70 of 100")
+	}
+	if err := share.Acquire(t.Context(), 50); err == nil {
+		t.Fatal("120 of 100")
+	}
+	r := newRig(t)
+	h, err := New(Config{Store: r.store, Token: testToken, Memory: func() []budget.State { return []budget.State{share.State()} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.handler = h
+	r.put("some-secret-key", "x")
+	a := r.do(http.MethodGet, "/metrics", "")
+	if a.status != http.StatusOK || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") {
+		t.Fatalf("%d %s", a.status, a.header.Get("Content-Type"))
+	}
+	for _, line := range []string{
+		`cairn_memory_limit_bytes{share="readers, slow"} 100`,
+		`cairn_memory_used_bytes{share="readers, slow"} 70`,
+		`cairn_memory_waiting{share="readers, slow"} 0`,
+		`cairn_memory_waits_total{share="readers, slow"} 0`,
+		`cairn_memory_refused_total{share="readers, slow"} 1`,
+		"# TYPE cairn_memory_refused_total counter",
+		"go_memstats_heap_inuse_bytes ", "process_open_fds ", "process_resident_memory_bytes ",
+	} {
+		if !strings.Contains(a.body, "\n"+line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	for _, name := range []string{"some-secret-key", `"main"`, "n01"} {
+		if strings.Contains(a.body, name) {
+			t.Errorf("the metrics name %s", name)
+		}
+	}
+	if a := r.do(http.MethodGet, "/metrics?name=x", ""); a.status != http.StatusBadRequest {
+		t.Errorf("a parameter: %d", a.status)
+	}
+}
