@@ -1,0 +1,538 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+)
+
+// The JSON of the REST interface, as far as the commands look at it.
+type (
+	objectInfo struct {
+		Bucket      string            `json:"bucket"`
+		Key         string            `json:"key"`
+		Version     string            `json:"version"`
+		Size        uint64            `json:"size"`
+		ETag        string            `json:"etag,omitempty"`
+		Modified    time.Time         `json:"modified"`
+		ContentType string            `json:"content_type,omitempty"`
+		Meta        map[string]string `json:"meta,omitempty"`
+		Deleted     bool              `json:"deleted,omitempty"`
+		Current     bool              `json:"current"`
+	}
+	listing struct {
+		Objects  []objectInfo `json:"objects"`
+		Prefixes []string     `json:"prefixes"`
+		More     bool         `json:"more"`
+		Cursor   string       `json:"cursor"`
+	}
+	bucketSettings struct {
+		K           uint8  `json:"k,omitempty"`
+		Compression string `json:"compression,omitempty"`
+		Profile     string `json:"profile,omitempty"`
+		Versioning  *bool  `json:"versioning,omitempty"`
+	}
+	bucketInfo struct {
+		Name     string         `json:"name"`
+		Created  time.Time      `json:"created"`
+		Objects  uint64         `json:"objects"`
+		Bytes    uint64         `json:"logical_bytes"`
+		Settings bucketSettings `json:"settings"`
+	}
+)
+
+func newBucket() *cobra.Command {
+	c := parent(&cobra.Command{Use: "bucket", Short: "Make, list, change and remove buckets"})
+	settings := func(cmd *cobra.Command) *cobra.Command {
+		cmd.Flags().Uint8("k", 0, "most data shards of its packs (default 4)")
+		cmd.Flags().String("compression", "", "auto or off (default auto)")
+		cmd.Flags().String("profile", "", "chunk sizes: default, or fine for data with small changes")
+		cmd.Flags().Bool("versioning", false, "keep every version of an object")
+		return clientFlags(cmd)
+	}
+	read := func(cmd *cobra.Command) bucketSettings {
+		var s bucketSettings
+		s.K, _ = cmd.Flags().GetUint8("k")
+		s.Compression, _ = cmd.Flags().GetString("compression")
+		s.Profile, _ = cmd.Flags().GetString("profile")
+		if cmd.Flags().Changed("versioning") {
+			v, _ := cmd.Flags().GetBool("versioning")
+			s.Versioning = &v
+		}
+		return s
+	}
+	show := func(cmd *cobra.Command, b bucketInfo, word string) error {
+		if jsonWanted(cmd) {
+			return printJSON(cmd, b)
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s bucket %s\n", word, b.Name)
+		return err
+	}
+	c.AddCommand(settings(&cobra.Command{
+		Use: "create NAME", Short: "Make a bucket", Args: cobra.ExactArgs(1), Example: "  cairn bucket create photos --versioning",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			var b bucketInfo
+			if err := cl.call(cmd.Context(), http.MethodPut, bucketPath(args[0]), nil, read(cmd), &b); err != nil {
+				return err
+			}
+			return show(cmd, b, "made")
+		}),
+	}), settings(&cobra.Command{
+		Use: "set NAME", Short: "Change a bucket's settings", Args: cobra.ExactArgs(1), Example: "  cairn bucket set photos --versioning=false",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc([]string{"k", "compression", "profile", "versioning"}, cmd.Flags().Changed) {
+				return &exitError{exitUsage, errors.New("name a setting to change: --versioning, --k, --compression or --profile")}
+			}
+			var b bucketInfo
+			if err := cl.call(cmd.Context(), http.MethodPatch, bucketPath(args[0]), nil, read(cmd), &b); err != nil {
+				return err
+			}
+			return show(cmd, b, "changed")
+		}),
+	}), clientFlags(&cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List buckets", Args: cobra.NoArgs, Example: "  cairn bucket ls",
+		RunE: do(listBuckets),
+	}), clientFlags(&cobra.Command{
+		Use: "rm NAME", Short: "Remove an empty bucket, with what was deleted in it", Args: cobra.ExactArgs(1), Example: "  cairn bucket rm photos",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			if err := cl.call(cmd.Context(), http.MethodDelete, bucketPath(args[0]), nil, nil, nil); err != nil {
+				return err
+			}
+			return tellAll(cmd, "removed", args)
+		}),
+	}))
+	return c
+}
+
+func newGet() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "get BUCKET/KEY [FILE|-]", Short: "Read an object into a file, or to standard output (-)", Args: cobra.RangeArgs(1, 2),
+		Long: `Read an object. Without FILE its name is the key's last element. A file appears only when it is whole:
+it is written beside its place under another name first. With a KEY that ends in a slash, everything under
+that prefix is read into the directory FILE.`,
+		Example: "  cairn get main/notes.txt\n  cairn get main/photos/ ./photos\n  cairn get main/backup.tar - | tar t",
+		RunE:    do(runGet),
+	}
+	cmd.Flags().String("version", "", "an older version (see ls --versions)")
+	cmd.Flags().String("range", "", "a part: FROM-TO, FROM- or -LAST, bytes counted from 0, TO included, LAST of them from the end")
+	cmd.Flags().Int("parallel", 4, "objects at a time, with a prefix")
+	return clientFlags(cmd)
+}
+
+func runGet(cmd *cobra.Command, args []string) error {
+	cl, err := newClient(cmd)
+	if err != nil {
+		return err
+	}
+	bucket, key, err := splitName(args[0], false)
+	if err != nil {
+		return err
+	}
+	target := ""
+	if len(args) == 2 {
+		target = args[1]
+	}
+	query, h := url.Values{}, http.Header{}
+	if v, _ := cmd.Flags().GetString("version"); v != "" {
+		query.Set("version", v)
+	}
+	if cmd.Flags().Changed("range") {
+		v, _ := cmd.Flags().GetString("range")
+		if !byteRange(v) {
+			return &exitError{exitUsage, fmt.Errorf("--range %q is not FROM-TO, FROM- or -LAST", v)}
+		}
+		h.Set("Range", "bytes="+v)
+	}
+	bars := newProgress(cmd, jsonWanted(cmd) || target == "-")
+	if key == "" || strings.HasSuffix(key, "/") {
+		if len(query) > 0 || len(h) > 0 {
+			return &exitError{exitUsage, errors.New("--version and --range go with one object, not with a prefix")}
+		}
+		if target == "" || target == "-" {
+			return &exitError{exitUsage, errors.New("to read everything under a prefix, name a directory")}
+		}
+		return getTree(cmd, cl, bars, bucket, key, target)
+	}
+	if target == "-" {
+		resp, err := open(cmd.Context(), cl, bucket, key, query, h)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		_, err = fetch(cmd.OutOrStdout(), resp, resp.Body, bucket, key)
+		return err
+	}
+	name := key[strings.LastIndexByte(key, '/')+1:]
+	if info, err := os.Stat(target); target == "" || err == nil && info.IsDir() {
+		if !fileName(name) {
+			return &exitError{exitUsage, fmt.Errorf("%q cannot be a file's name; name the file", name)}
+		}
+		target = filepath.Join(target, name)
+	}
+	root, err := os.OpenRoot(filepath.Dir(target))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	n, err := getOne(cmd.Context(), cl, bars, bucket, key, root, filepath.Base(target), query, h)
+	bars.wait()
+	if err != nil {
+		return err
+	}
+	if jsonWanted(cmd) {
+		return printJSON(cmd, map[string]any{"bucket": bucket, "key": key, "file": target, "size": n})
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "read %s/%s into %s  %s\n", bucket, printable(key), printable(target), humanize.IBytes(uint64(n)))
+	return err
+}
+
+// byteRange reports whether s is one of FROM-TO, FROM- and -LAST. A server answers
+// with the whole object to what it does not understand.
+func byteRange(s string) bool {
+	from, to, ok := strings.Cut(s, "-")
+	number := func(s string) (uint64, bool) {
+		n, err := strconv.ParseUint(s, 10, 64)
+		return n, err == nil && s[0] != '+'
+	}
+	a, okA := number(from)
+	b, okB := number(to)
+	switch {
+	case !ok || from != "" && !okA || to != "" && !okB:
+		return false
+	case from == "" || to == "":
+		return from != to
+	}
+	return a <= b
+}
+
+// open asks for an object, or for the part that a Range in h names.
+func open(ctx context.Context, cl *client, bucket, key string, query url.Values, h http.Header) (*http.Response, error) {
+	resp, err := cl.do(ctx, http.MethodGet, objectPath(bucket, key), query, h, nil, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Of an object without bytes there are no parts: it is answered whole.
+	if h.Get("Range") != "" && resp.StatusCode != http.StatusPartialContent && resp.ContentLength != 0 {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%s/%s: the server answers with the whole object, not with the part that was asked for", bucket, printable(key))
+	}
+	return resp, nil
+}
+
+// fetch copies a body, read through r, and says how far it came when it ends early.
+func fetch(w io.Writer, resp *http.Response, r io.Reader, bucket, key string) (int64, error) {
+	n, err := io.Copy(w, r)
+	if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
+		err = io.ErrUnexpectedEOF
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		of := ""
+		if resp.ContentLength >= 0 {
+			of = fmt.Sprintf(" of %d", resp.ContentLength)
+		}
+		return n, fmt.Errorf("%s/%s: the server broke off after %d%s bytes; see `cairn status`", bucket, printable(key), n, of)
+	}
+	if err != nil {
+		return n, fmt.Errorf("read %s/%s: %w", bucket, printable(key), err)
+	}
+	return n, nil
+}
+
+// fileName reports whether a relative path names the one file that it spells:
+// nothing outside, and no other spelling of the same place.
+func fileName(rel string) bool {
+	return filepath.IsLocal(rel) && filepath.Clean(rel) == rel && rel != "." && strings.IndexByte(rel, 0) < 0
+}
+
+// getOne reads an object into a file of a directory; it appears when it is whole.
+func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string, dir *os.Root, target string, query url.Values, h http.Header) (int64, error) {
+	resp, err := open(ctx, cl, bucket, key, query, h)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	temp := filepath.Join(filepath.Dir(target), ".cairn-"+rand.Text())
+	f, err := dir.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = dir.Remove(temp) }() // does nothing after the rename
+	defer f.Close()
+	bar := bars.begin(key, resp.ContentLength)
+	n, err := fetch(f, resp, bar.reader(resp.Body), bucket, key)
+	bar.end(err)
+	if err != nil {
+		return n, err
+	}
+	if err := f.Close(); err != nil {
+		return n, err
+	}
+	return n, dir.Rename(temp, target)
+}
+
+func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir) // no key leads out of it
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	parallel, _ := cmd.Flags().GetInt("parallel")
+	var failed batch
+	all, n := []objectInfo{}, 0 // all is kept for --json only
+	err = eachPage(cmd.Context(), cl, bucket, url.Values{"prefix": {prefix}}, func(p listing) error {
+		done := each(cmd.Context(), max(parallel, 1), p.Objects, &failed, func(o objectInfo) string { return bucket + "/" + o.Key }, func(ctx context.Context, o objectInfo) (objectInfo, error) {
+			rel := strings.TrimPrefix(o.Key, prefix)
+			if !fileName(rel) {
+				return o, fmt.Errorf("%q cannot be a file's name under %s", rel, dir)
+			}
+			if err := root.MkdirAll(filepath.Dir(rel), 0o777); err != nil {
+				return o, err
+			}
+			_, err := getOne(ctx, cl, bars, bucket, o.Key, root, rel, nil, http.Header{})
+			return o, err
+		})
+		if n += len(done); jsonWanted(cmd) {
+			all = append(all, done...)
+		}
+		if failed.stop != nil {
+			failed.more = p.More
+			return errStopped
+		}
+		return nil
+	})
+	bars.wait()
+	if errors.Is(err, errStopped) {
+		err = nil // the batch tells it
+	}
+	if err == nil && n == 0 && len(failed.failed) == 0 {
+		err = fmt.Errorf("nothing begins with %s/%s", bucket, prefix)
+	}
+	if jsonWanted(cmd) {
+		return errors.Join(err, failed.result(cmd, n), printJSON(cmd, failed.into(map[string]any{"objects": all})))
+	}
+	_, perr := fmt.Fprintf(cmd.OutOrStdout(), "read %d objects into %s\n", n, dir)
+	return errors.Join(err, failed.result(cmd, n), perr)
+}
+
+var errStopped = errors.New("stopped")
+
+// eachPage goes through the pages of a listing.
+func eachPage(ctx context.Context, cl *client, bucket string, query url.Values, fn func(listing) error) error {
+	for {
+		var p listing
+		if err := cl.call(ctx, http.MethodGet, bucketPath(bucket)+"/objects", query, nil, &p); err != nil {
+			return err
+		}
+		if err := fn(p); err != nil {
+			return err
+		}
+		if !p.More {
+			return nil
+		}
+		query.Set("cursor", p.Cursor)
+	}
+}
+
+func listBuckets(cmd *cobra.Command, _ []string) error {
+	cl, err := newClient(cmd)
+	if err != nil {
+		return err
+	}
+	var out struct {
+		Buckets []bucketInfo `json:"buckets"`
+	}
+	if err := cl.call(cmd.Context(), http.MethodGet, "/v1/buckets", nil, nil, &out); err != nil {
+		return err
+	}
+	if jsonWanted(cmd) {
+		return printJSON(cmd, out)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tOBJECTS\tSIZE\tVERSIONING\tCREATED")
+	for _, b := range out.Buckets {
+		fmt.Fprintf(w, "%s\t%d\t%s\t%v\t%s\n", b.Name, b.Objects, humanize.IBytes(b.Bytes), b.Settings.Versioning != nil && *b.Settings.Versioning, b.Created.Local().Format(time.DateTime))
+	}
+	return w.Flush()
+}
+
+func newList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "ls [BUCKET[/PREFIX]]", Short: "List buckets, or objects", Args: cobra.MaximumNArgs(1),
+		Example: "  cairn ls\n  cairn ls main\n  cairn ls main/photos/ --recursive",
+		RunE:    do(runList),
+	}
+	cmd.Flags().BoolP("recursive", "r", false, "list everything under the prefix, not only its level")
+	cmd.Flags().Bool("versions", false, "list all versions and delete markers")
+	cmd.Flags().Bool("bytes", false, "print sizes in bytes")
+	return clientFlags(cmd)
+}
+
+func runList(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return listBuckets(cmd, nil)
+	}
+	cl, err := newClient(cmd)
+	if err != nil {
+		return err
+	}
+	bucket, prefix, err := splitName(args[0], false)
+	if err != nil {
+		return err
+	}
+	query := url.Values{"prefix": {prefix}}
+	if r, _ := cmd.Flags().GetBool("recursive"); !r {
+		query.Set("delimiter", "/")
+	}
+	versions, _ := cmd.Flags().GetBool("versions")
+	if versions {
+		query.Set("versions", "true")
+	}
+	exact, _ := cmd.Flags().GetBool("bytes")
+	all := listing{Objects: []objectInfo{}, Prefixes: []string{}}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	err = eachPage(cmd.Context(), cl, bucket, query, func(p listing) error {
+		if jsonWanted(cmd) {
+			all.Objects, all.Prefixes = append(all.Objects, p.Objects...), append(all.Prefixes, p.Prefixes...)
+			return nil
+		}
+		for _, name := range p.Prefixes {
+			fmt.Fprintf(w, "-\t-\t%s\n", printable(name))
+		}
+		for _, o := range p.Objects {
+			size := humanize.IBytes(o.Size)
+			if exact {
+				size = strconv.FormatUint(o.Size, 10)
+			}
+			if o.Deleted {
+				size = "deleted"
+			}
+			line := fmt.Sprintf("%s\t%s\t%s", size, o.Modified.Local().Format(time.DateTime), printable(o.Key))
+			if versions {
+				line += "\t" + o.Version
+			}
+			fmt.Fprintln(w, line)
+		}
+		return w.Flush()
+	})
+	if err == nil && jsonWanted(cmd) {
+		return printJSON(cmd, all)
+	}
+	return err
+}
+
+// printable quotes a name that would do something to the terminal.
+func printable(s string) string {
+	for _, r := range s {
+		if !strconv.IsPrint(r) {
+			return strconv.Quote(s)
+		}
+	}
+	return s
+}
+
+func newStat() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "stat BUCKET/KEY", Short: "Show what is known of an object", Args: cobra.ExactArgs(1),
+		Example: "  cairn stat main/notes.txt\n  cairn stat main/notes.txt --version 000000000000002a00000000",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			bucket, key, err := splitName(args[0], true)
+			if err != nil {
+				return err
+			}
+			query := url.Values{}
+			if v, _ := cmd.Flags().GetString("version"); v != "" {
+				query.Set("version", v)
+			}
+			resp, err := cl.do(cmd.Context(), http.MethodHead, objectPath(bucket, key), query, http.Header{}, nil, 0)
+			if e, ok := errors.AsType[*remoteError](err); ok && e.Status == http.StatusNotFound {
+				e.Detail = "no such object, version or bucket" // the answer to a HEAD has no body to say which
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", printable(args[0]), err)
+			}
+			resp.Body.Close()
+			modified, _ := http.ParseTime(resp.Header.Get("Last-Modified"))
+			o := objectInfo{Bucket: bucket, Key: key, Version: resp.Header.Get("Cairn-Version"), Size: uint64(max(resp.ContentLength, 0)),
+				ETag: strings.Trim(resp.Header.Get("ETag"), `"`), Modified: modified, ContentType: resp.Header.Get("Content-Type"), Current: !query.Has("version")}
+			for name, v := range resp.Header {
+				if m, ok := strings.CutPrefix(name, "Cairn-Meta-"); ok {
+					if o.Meta == nil {
+						o.Meta = map[string]string{}
+					}
+					o.Meta[strings.ToLower(m)] = strings.Join(v, ", ")
+				}
+			}
+			if jsonWanted(cmd) {
+				return printJSON(cmd, o)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintf(w, "key\t%s\nsize\t%s (%d bytes)\nmodified\t%s\ncontent type\t%s\netag\t%s\nversion\t%s\n", printable(key), humanize.IBytes(o.Size), o.Size,
+				o.Modified.Local().Format(time.DateTime), o.ContentType, o.ETag, o.Version)
+			for _, name := range slices.Sorted(maps.Keys(o.Meta)) {
+				fmt.Fprintf(w, "meta %s\t%s\n", printable(name), printable(o.Meta[name]))
+			}
+			return w.Flush()
+		}),
+	}
+	cmd.Flags().String("version", "", "an older version (see ls --versions)")
+	return clientFlags(cmd)
+}
+
+func newUndelete() *cobra.Command {
+	return clientFlags(&cobra.Command{
+		Use: "undelete BUCKET/KEY", Short: "Bring a deleted object back", Args: cobra.ExactArgs(1), Example: "  cairn undelete main/notes.txt",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			bucket, key, err := splitName(args[0], true)
+			if err != nil {
+				return err
+			}
+			var o objectInfo
+			if err := cl.call(cmd.Context(), http.MethodPost, objectPath(bucket, key), url.Values{"undelete": {""}}, nil, &o); err != nil {
+				return fmt.Errorf("%s: %w", printable(args[0]), err)
+			}
+			if jsonWanted(cmd) {
+				return printJSON(cmd, o)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is back, %s\n", printable(args[0]), humanize.IBytes(o.Size))
+			return err
+		}),
+	})
+}
