@@ -172,6 +172,8 @@ func (r *Round) apply(rec record.Record) error {
 		return r.applySnapshot(rec)
 	case *record.PieceDrop:
 		return r.applyPieceDrop(rec)
+	case *record.Lost:
+		return r.applyLost(rec)
 	}
 	return fmt.Errorf("%w: %T", ErrUnknownRecord, rec)
 }
@@ -203,6 +205,72 @@ func (r *Round) applyAdopt(a *record.Adopt) error {
 		}
 	}
 	return nil
+}
+
+// applyLost marks chunks of a pack as damaged. Their rows stay where they point:
+// what was promised of them is not taken back by a second sight of the pack.
+func (r *Round) applyLost(l *record.Lost) error {
+	if l.Chunks == 0 || l.Chunks > record.MaxLost || l.Pack == r.pack {
+		return fmt.Errorf("%w: %d chunks of pack %v are lost", ErrRecord, l.Chunks, l.Pack)
+	}
+	if _, err := r.packPlace(l.Pack); errors.Is(err, ErrNotFound) {
+		return r.mismatch("pack %v is lost, which is not there", l.Pack)
+	} else if err != nil {
+		return err
+	}
+	rows, err := r.undamaged(l.Pack, int(l.Chunks))
+	if err != nil {
+		return err
+	}
+	if len(rows) < int(l.Chunks) {
+		if err := r.mismatch("%d chunks of pack %v are lost, it has %d", l.Chunks, l.Pack, len(rows)); err != nil {
+			return err
+		}
+	}
+	for i := range rows {
+		row := &rows[i]
+		r.moved[chunkKey{row.Realm, row.Chunk}] = struct{}{}
+		row.State = Damaged
+		if err := r.putChunk(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undamaged lists the first chunks of a pack that are not marked as damaged.
+func (r *Round) undamaged(p id.Pack, most int) (out []ChunkRow, err error) {
+	residents, err := r.reader.Residents(p)
+	for i := 0; err == nil && i < len(residents) && len(out) < most; i++ {
+		at := &residents[i]
+		row, rerr := r.reader.Chunk(at.Realm, at.Chunk)
+		switch {
+		case errors.Is(rerr, ErrNotFound) || rerr == nil && (row.Pack != p || row.Offset != at.Offset):
+			err = fmt.Errorf("%w: a resident that no chunk row points at", ErrDamaged)
+		case rerr != nil:
+			err = rerr
+		case row.State != Damaged:
+			out = append(out, row)
+		}
+	}
+	return out, err
+}
+
+// Undamaged is how many of a pack's chunks are not marked as damaged, at most so
+// many: what a record that it is lost may name now.
+func (r *Round) Undamaged(p id.Pack, most int) (int, error) {
+	if err := r.ready(); err != nil {
+		return 0, err
+	}
+	rows, err := r.undamaged(p, most)
+	return len(rows), err
+}
+
+// Changed reports whether a record of the round changed the chunk's row: then no
+// entry for it may follow.
+func (r *Round) Changed(realm id.Realm, c id.Chunk) bool {
+	_, moved := r.moved[chunkKey{realm, c}]
+	return moved
 }
 
 func checkAdopt(a *record.Adopt) error {

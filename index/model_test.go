@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,7 +260,7 @@ type event struct {
 	plant func(x *Index) error
 }
 
-// plant changes a chunk's state behind the log, as collection and scrub will.
+// plant changes a chunk's state behind the log, as collection will.
 func plant(x *Index, c uint64, s State) error {
 	tx, err := x.db.Begin(context.Background())
 	if err != nil {
@@ -364,7 +365,7 @@ func (o *op) listRecord(c uint64) {
 func (o *op) entry() {
 	c := rapid.Uint64Range(1, maxChunk).Draw(o.t, "chunk")
 	mc := o.m.chunks[c]
-	if mc != nil && mc.state == Live || isList(c) && len(o.referable(c)) == 0 {
+	if mc != nil && mc.state == Live || isList(c) && len(o.referable(c)) == 0 || o.b.r.Changed(id.Main, testChunk(c)) {
 		return
 	}
 	p := o.m.packs[o.link.Header.Pack]
@@ -577,6 +578,39 @@ func (o *op) reshard() {
 	}
 }
 
+// lost marks some chunks of a pack, the first by offset.
+func (o *op) lost() {
+	var all []id.Pack
+	for p := range o.m.packs {
+		if p != o.link.Header.Pack {
+			all = append(all, p)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	slices.SortFunc(all, func(a, b id.Pack) int { return bytes.Compare(a[:], b[:]) })
+	p := rapid.SampledFrom(all).Draw(o.t, "pack")
+	var in []*mChunk
+	for _, mc := range o.m.chunks {
+		if mc.pack == p && mc.state != Damaged {
+			in = append(in, mc)
+		}
+	}
+	if got, err := o.b.r.Undamaged(p, maxChunk); err != nil || got != len(in) {
+		o.t.Fatalf("%d chunks of pack %v are not damaged, want %d: %v", got, p, len(in), err)
+	}
+	if len(in) == 0 {
+		return
+	}
+	slices.SortFunc(in, func(a, b *mChunk) int { return cmp.Compare(a.off, b.off) })
+	n := rapid.IntRange(1, len(in)).Draw(o.t, "lost")
+	o.b.apply(&record.Lost{Pack: p, Chunks: uint32(n)})
+	for _, mc := range in[:n] {
+		mc.state = Damaged
+	}
+}
+
 // link makes one log pack, or gives one up.
 func (s *machine) link(t *rapid.T) {
 	begin := s.c.seq == 0 || rapid.IntRange(0, 5).Draw(t, "begin") == 0
@@ -606,9 +640,9 @@ func (s *machine) link(t *rapid.T) {
 	o := &op{t: t, m: s.m, b: b, link: &l, s: s}
 	ops := map[string]func(){
 		"entry": o.entry, "adopt": o.adopt, "put": o.put, "delete": o.delete, "purge": o.purge, "bucket create": o.bucketCreate,
-		"bucket set": o.bucketSet, "bucket delete": o.bucketDelete, "nodes": o.setNodes, "reshard": o.reshard,
+		"bucket set": o.bucketSet, "bucket delete": o.bucketDelete, "nodes": o.setNodes, "reshard": o.reshard, "lost": o.lost,
 	}
-	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard"}
+	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard", "lost"}
 	for range rapid.IntRange(0, 8).Draw(t, "ops") {
 		ops[rapid.SampledFrom(names).Draw(t, "op")]()
 		if rapid.IntRange(0, 3).Draw(t, "look") == 0 {

@@ -143,6 +143,14 @@ func TestMismatches(t *testing.T) {
 		{"reshard of no place of the head", &record.Reshard{Pack: testPack(1<<40 + 2), Index: 2, New: moved}, ErrDivergent},
 		{"reshard of the head", &record.Reshard{Pack: testPack(1<<40 + 2), Index: 2, Old: place, New: moved}, ErrDivergent},
 
+		{"lost", &record.Lost{Pack: testPack(7), Chunks: 3}, nil},
+		{"lost, some of it", &record.Lost{Pack: testPack(7), Chunks: 2}, nil},
+		{"lost, more than there is", &record.Lost{Pack: testPack(7), Chunks: 4}, ErrDivergent},
+		{"lost, pack", &record.Lost{Pack: testPack(9), Chunks: 1}, ErrDivergent},
+		{"lost, nothing", &record.Lost{Pack: testPack(7)}, ErrRecord},
+		{"lost, beyond the bound", &record.Lost{Pack: testPack(7), Chunks: record.MaxLost + 1}, ErrRecord},
+		{"lost, itself", &record.Lost{Pack: testPack(1<<40 + 3), Chunks: 1}, ErrRecord},
+
 		{"a kind that is not known", &unknownRecord{}, ErrUnknownRecord},
 	} {
 		t.Run(test.name, func(t *testing.T) {

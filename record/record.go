@@ -42,6 +42,7 @@ const (
 	MaxAttrs      = 8 << 10 // bytes of an object's attributes, encoded
 	MaxNodes      = 4096
 	MaxBatch      = 4 << 20 // bytes of an encoded batch
+	MaxLost       = 4096    // chunks that one record says are lost
 )
 
 // Kind tells records apart. Numbers are never used again for something else.
@@ -61,8 +62,9 @@ const (
 	KindPiece        Kind = 11
 	KindSnapshot     Kind = 12
 	KindPieceDrop    Kind = 13
+	KindLost         Kind = 14
 
-	lastKind = KindPieceDrop
+	lastKind = KindLost
 )
 
 // Record is one of the pointer types below.
@@ -310,6 +312,15 @@ type PieceDrop struct {
 	Pack   id.Pack `cbor:"3,keyasint"`
 }
 
+// Lost says that a pack has fewer shards left than it needs, for good. Of the
+// chunks that lie in it and are not marked as damaged yet, so many are from now on,
+// in the order of their offsets: look-ups miss them, and an [Adopt] that brings one
+// heals it. A pack with more of them takes several records.
+type Lost struct {
+	Pack   id.Pack `cbor:"1,keyasint"`
+	Chunks uint32  `cbor:"2,keyasint"`
+}
+
 func (*Adopt) Kind() Kind        { return KindAdopt }
 func (*List) Kind() Kind         { return KindList }
 func (*Put) Kind() Kind          { return KindPut }
@@ -323,6 +334,7 @@ func (*Reshard) Kind() Kind      { return KindReshard }
 func (*Piece) Kind() Kind        { return KindPiece }
 func (*Snapshot) Kind() Kind     { return KindSnapshot }
 func (*PieceDrop) Kind() Kind    { return KindPieceDrop }
+func (*Lost) Kind() Kind         { return KindLost }
 
 func (r *Adopt) Realm() id.Realm        { return r.In }
 func (r *List) Realm() id.Realm         { return r.In }
@@ -337,6 +349,7 @@ func (*Reshard) Realm() id.Realm        { return 0 }
 func (*Piece) Realm() id.Realm          { return 0 }
 func (*Snapshot) Realm() id.Realm       { return 0 }
 func (*PieceDrop) Realm() id.Realm      { return 0 }
+func (*Lost) Realm() id.Realm           { return 0 }
 
 // blank returns a new record of a kind, nil when there is none.
 func blank(k Kind) Record {
@@ -367,6 +380,8 @@ func blank(k Kind) Record {
 		return new(Snapshot)
 	case KindPieceDrop:
 		return new(PieceDrop)
+	case KindLost:
+		return new(Lost)
 	}
 	return nil
 }

@@ -131,6 +131,9 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 	KindPieceDrop: func(t *rapid.T, _ id.Realm) Record {
 		return &PieceDrop{Number: u64.Draw(t, "number"), Piece: u32.Draw(t, "piece"), Pack: random[id.Pack](t, "pack")}
 	},
+	KindLost: func(t *rapid.T, _ id.Realm) Record {
+		return &Lost{Pack: random[id.Pack](t, "pack"), Chunks: u32.Draw(t, "chunks")}
+	},
 	KindReshard: func(t *rapid.T, _ id.Realm) Record {
 		return &Reshard{Pack: random[id.Pack](t, "pack"), Index: u8.Draw(t, "index"), Old: place(t), New: place(t)}
 	},
@@ -249,6 +252,7 @@ func fixtures() []Record {
 		&Snapshot{Number: 300, Head: id.Pack{5}, Pieces: 2, Rows: 70000, Bytes: 1 << 33, Sum: [32]byte{6}, Root: PieceRef{Pack: id.Pack{1}, K: 2, M: 1, Size: 1<<20 + 8192, Digests: [][16]byte{{1}, {2}, {3}}},
 			Logged: 1 << 34, Before: 200, BeforeSeq: 207, BeforePack: id.Pack{7}},
 		&PieceDrop{Number: 100, Piece: 1, Pack: id.Pack{1}},
+		&Lost{Pack: id.Pack{1}, Chunks: 300},
 	}
 }
 

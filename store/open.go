@@ -48,6 +48,8 @@ type Store struct {
 	zstd     *seal.Compressor
 	rand     io.Reader    // nil: each user draws from crypto/rand by itself
 	degraded atomic.Int64 // reads that had to be rebuilt from other shards
+	// lost holds the packs that the last repair found lost.
+	lost atomic.Pointer[map[id.Pack]bool]
 
 	realmMu sync.Mutex
 	realms  map[id.Realm]*realmKeys
@@ -138,6 +140,9 @@ func newStore(cfg Config) (s *Store, err error) {
 	}
 	if cfg.SnapshotEvery == 0 {
 		cfg.SnapshotEvery = snapshotLeast
+	}
+	if cfg.loseAtOnce == 0 {
+		cfg.loseAtOnce = record.MaxLost
 	}
 	if cfg.ListWindow == 0 {
 		cfg.ListWindow = listWindow

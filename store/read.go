@@ -287,7 +287,7 @@ func (s *Store) readPieces(ctx context.Context, g geometry, pieces []piece, bad 
 // that takes too long is left, with the memory it still writes into: the caller
 // rebuilds the range from others.
 func (s *Store) readShard(ctx context.Context, g geometry, shard, off int, dst []byte) error {
-	err := fmt.Errorf("shard %d of pack %v: %w", shard, g.pack, node.ErrNotFound)
+	var why error
 	set := s.members.Load()
 	for _, place := range g.places {
 		if int(place.Index) != shard {
@@ -295,18 +295,41 @@ func (s *Store) readShard(ctx context.Context, g geometry, shard, off int, dst [
 		}
 		m := set.byID[place.Node]
 		if m == nil || !m.readable() {
-			err = fmt.Errorf("shard %d of pack %v: %w", shard, g.pack, node.ErrMissing)
+			why = likelier(why, notAsked(g.pack, shard, m))
 			continue
 		}
-		if err = s.readFrom(ctx, m, node.Key{Pack: g.pack, Index: uint8(shard)}, int64(g.body+off), dst); err == nil {
+		err := s.readFrom(ctx, m, node.Key{Pack: g.pack, Index: uint8(shard)}, int64(g.body+off), dst)
+		if err == nil {
 			return nil
 		}
 		if cerr := context.Cause(ctx); cerr != nil {
 			return cerr // the reader has gone, which says nothing of the node
 		}
 		m.noteRead(err, s.now())
+		why = likelier(why, err)
 	}
-	return err
+	if why == nil {
+		why = fmt.Errorf("shard %d of pack %v has no place: %w", shard, g.pack, node.ErrNotFound)
+	}
+	return why
+}
+
+// notAsked is why a shard is not asked for: nil is a node that is no member any
+// more, and never will be again.
+func notAsked(p id.Pack, shard int, m *member) error {
+	if m == nil {
+		return fmt.Errorf("shard %d of pack %v was on a node that is gone for good: %w", shard, p, node.ErrNotFound)
+	}
+	return fmt.Errorf("shard %d of pack %v: node %s is not there: %w", shard, p, m.info.Name, node.ErrMissing)
+}
+
+// likelier is what is known of a shard with two places: that one of them may still
+// have it outweighs that the other has not.
+func likelier(a, b error) error {
+	if a == nil || lostForGood(a) {
+		return b
+	}
+	return a
 }
 
 // maxHanging is how many reads a member may owe before it is not asked: a disk
@@ -420,7 +443,7 @@ func (s *Store) rebuildStrip(ctx context.Context, g geometry, p piece, bad []err
 		}
 	}
 	if have < g.k {
-		return fmt.Errorf("%w: %d of the %d shards that pack %v needs can be read: %w", unreadable(bad), have, g.k, g.pack, errors.Join(bad...))
+		return fmt.Errorf("%w: %d of the %d shards that pack %v needs can be read: %w", unreadable(g, bad), have, g.k, g.pack, errors.Join(bad...))
 	}
 	s.degraded.Add(1)
 	shards[p.shard] = dst[:0:len(dst)]
@@ -431,14 +454,19 @@ func (s *Store) rebuildStrip(ctx context.Context, g geometry, p piece, bad []err
 	return code.Reconstruct(shards, p.shard)
 }
 
-// unreadable says whether bytes are lost, or only cannot be had now.
-func unreadable(bad []error) error {
+// unreadable says whether bytes are lost, or only cannot be had now: lost when too
+// few shards would be left if every node answered that does not.
+func unreadable(g geometry, bad []error) error {
+	left := len(bad)
 	for _, err := range bad {
-		if errors.Is(err, node.ErrUnavailable) || errors.Is(err, node.ErrMissing) || errors.Is(err, node.ErrClosed) {
-			return ErrUnavailable
+		if err != nil && lostForGood(err) {
+			left--
 		}
 	}
-	return ErrDamaged
+	if left < g.k {
+		return ErrDamaged
+	}
+	return ErrUnavailable
 }
 
 // checkDigests reads every shard whole and marks those that are not what the log
@@ -462,7 +490,7 @@ func (s *Store) checkDigests(ctx context.Context, g geometry, bad []error) {
 				continue
 			}
 			if m == nil || !m.readable() {
-				bad[i] = fmt.Errorf("shard %d of pack %v: %w", i, g.pack, node.ErrMissing)
+				bad[i] = notAsked(g.pack, i, m)
 				continue
 			}
 			if err := s.readFrom(ctx, m, node.Key{Pack: g.pack, Index: uint8(i)}, 0, buf); err != nil {

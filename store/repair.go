@@ -21,9 +21,16 @@ type Repaired struct {
 	Packs  int // packs that were short and are whole again
 	Shards int // shards made anew, written, read back and logged
 	Short  int // packs that are still short: see Errs
-	Lost   int // packs that too few good shards are left of
-	Errs   []error
+	Lost   int // packs that have fewer shards left than they need, for good
+	// LostBytes is what those packs hold that something refers to, sealed.
+	LostBytes uint64
+	Errs      []error
 }
+
+// errLost says that a pack has fewer shards left than it needs, and that none of
+// those it lacks can come back: they were on nodes that are no members any more, or
+// their nodes answer that they do not have them, or not as they were written.
+var errLost = errors.New("too few of its shards are left")
 
 // maxRepairErrs bounds the list of reasons.
 const maxRepairErrs = 20
@@ -56,7 +63,7 @@ func (s *Store) Repair(ctx context.Context) (Repaired, error) {
 		}
 		set := s.members.Load()
 		return r.EachPack(func(p id.Pack, row index.PackRow) error {
-			if p != head.Pack && len(shortOf(set, row)) > 0 {
+			if p != head.Pack && !empty(row) && len(shortOf(set, row)) > 0 {
 				short = append(short, p)
 			}
 			return nil
@@ -64,12 +71,18 @@ func (s *Store) Repair(ctx context.Context) (Repaired, error) {
 	}); err != nil {
 		return out, err
 	}
+	lost := map[id.Pack]bool{}
+	defer func() { s.lost.Store(&lost) }()
 	var (
 		batch         []remade
 		shards, bytes int
 		problem       = func(p id.Pack, err error) {
-			if errors.Is(err, pack.ErrShort) {
+			if errors.Is(err, errLost) {
+				live, lerr := s.lose(ctx, p)
+				lost[p] = true
 				out.Lost++
+				out.LostBytes += live
+				err = errors.Join(err, lerr)
 			} else {
 				out.Short++
 			}
@@ -170,6 +183,10 @@ func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, er
 	return moved, err
 }
 
+// empty reports whether no chunk lies in a data pack any more: its shards are not
+// worth a repair, nor a loss.
+func empty(row index.PackRow) bool { return row.Kind == pack.Data && row.Residents == 0 }
+
 // shortOf lists the places of a pack that are on no member any more, and those
 // that it never had. A member that is only away does not count: it may be back.
 func shortOf(set *memberSet, row index.PackRow) []record.Place {
@@ -223,17 +240,25 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		return out, 0, err
 	}
 	defer w.release()
-	have := 0
-	var errs []error
+	var (
+		have    int
+		errs    []error
+		perhaps = make([]bool, g.k+g.m) // shards of which a node that does not answer may have one
+	)
 	for _, place := range g.places {
 		m := set.byID[place.Node]
-		if have == g.k || m == nil || !m.readable() || w.shards[place.Index].Head != nil {
+		if have == g.k || m == nil || w.shards[place.Index].Head != nil {
+			continue
+		}
+		if !m.readable() {
+			perhaps[place.Index] = true
 			continue
 		}
 		if err := w.read(ctx, m, place); err != nil {
 			if ctx.Err() == nil && !errors.Is(err, errOtherBytes) {
 				m.noteRead(err, s.now())
 			}
+			perhaps[place.Index] = perhaps[place.Index] || !lostForGood(err)
 			errs = append(errs, err)
 			continue
 		}
@@ -241,6 +266,15 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 	}
 	opened, err := w.assemble()
 	if err != nil {
+		left := 0
+		for i, sh := range w.shards {
+			if sh.Head != nil || perhaps[i] {
+				left++
+			}
+		}
+		if left < g.k {
+			err = fmt.Errorf("%w, %d of the %d it needs: %w", errLost, left, g.k, err)
+		}
 		return out, 0, errors.Join(append([]error{err}, errs...)...)
 	}
 	enc, err := s.coder.Rebuild(opened)
@@ -285,6 +319,65 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		out.shards = append(out.shards, &record.Reshard{Pack: p, Index: old.Index, Old: old, New: place})
 	}
 	return out, size, nil
+}
+
+// lostForGood reports whether a node answered that it does not have a shard, or
+// not as it was written. That a node could not be asked says nothing.
+func lostForGood(err error) bool {
+	if errors.Is(err, node.ErrUnavailable) || errors.Is(err, node.ErrMissing) || errors.Is(err, node.ErrClosed) {
+		return false
+	}
+	return errors.Is(err, node.ErrNotFound) || errors.Is(err, node.ErrDamaged) || errors.Is(err, errOtherBytes)
+}
+
+// loss is one record of a lost pack, as a submission.
+type loss struct {
+	sub  *submission
+	live uint64 // bytes of the pack that something refers to
+	more bool   // chunks may be left that are not marked
+}
+
+// loss makes the submission that marks chunks of a pack as damaged.
+func (s *Store) loss(p id.Pack) *loss {
+	l := &loss{}
+	l.sub = &submission{decide: func(d *decision) (func() error, error) {
+		l.more = false
+		row, err := d.round.Pack(p)
+		if errors.Is(err, index.ErrNotFound) {
+			return func() error { return nil }, nil
+		}
+		n := 0
+		if err == nil {
+			l.live = row.Live
+			n, err = d.round.Undamaged(p, s.cfg.loseAtOnce)
+		}
+		if err != nil {
+			return nil, &fatalError{err}
+		}
+		return func() error {
+			if n == 0 {
+				return nil
+			}
+			l.more = n == s.cfg.loseAtOnce
+			return d.emit(&record.Lost{Pack: p, Chunks: uint32(n)})
+		}, nil
+	}}
+	return l
+}
+
+// lose logs that the chunks of a pack are lost, so that they are no hits any more
+// and the next upload of the same bytes heals them. live is how many bytes of the
+// pack something refers to.
+func (s *Store) lose(ctx context.Context, p id.Pack) (live uint64, err error) {
+	for {
+		l := s.loss(p)
+		if err := s.writer.submit(ctx, l.sub); err != nil {
+			return live, fmt.Errorf("its chunks could not be marked as damaged: %w", err)
+		}
+		if live = l.live; !l.more {
+			return live, nil
+		}
+	}
 }
 
 // whole is a pack being read whole. Data shards are read to where they belong in

@@ -11,7 +11,9 @@ import (
 	"cairn/id"
 	"cairn/index"
 	"cairn/node"
+	"cairn/pack"
 	"cairn/placement"
+	"cairn/record"
 )
 
 // Status says what the store is and what it survives, asking every node.
@@ -91,7 +93,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return out, err
 	}
-	out.PacksShort = what.short
+	out.PacksShort, out.PacksLost, out.LostBytes = what.short, what.lost, what.lostBytes
 	out.Survives = what.sentence(len(set.all), len(nodes))
 	return out, nil
 }
@@ -115,8 +117,10 @@ func (s *Store) usages(ctx context.Context, set *memberSet) map[id.Node]answered
 // survival is what the store would survive from now on.
 type survival struct {
 	placement.Survival
-	short int // packs with a shard on a node that is not there
-	disks int // that hold nodes
+	short     int // packs with a shard on a node that is not there
+	lost      int // packs that too few shards can be left of
+	lostBytes uint64
+	disks     int // that hold nodes
 }
 
 // survival asks placement. When every member is up and none was ever replaced,
@@ -141,17 +145,31 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 	if len(up) == len(set.all) && len(set.rec.Gone) == 0 {
 		return out, nil
 	}
+	var known map[id.Pack]bool
+	if p := s.lost.Load(); p != nil {
+		known = *p
+	}
 	err = s.view(func(r index.Reader) error {
 		var failed error
 		worst, n := placement.Survives(up, func(yield func(placement.Assignment) bool) {
 			var a placement.Assignment
 			failed = r.EachPack(func(p id.Pack, row index.PackRow) error {
+				if empty(row) {
+					return nil
+				}
 				a.K, a.Holders = int(row.K), a.Holders[:0]
 				places := row.Shards
 				if len(places) == 0 {
 					places = s.recall(p)
 				}
 				whole := 0
+				if known[p] || len(places) > 0 && heldBy(set, places) < int(row.K) {
+					if row.Kind == pack.Log || row.Live > 0 {
+						out.lost++
+						out.lostBytes += row.Live
+					}
+					return nil // there is nothing left to survive, or to repair
+				}
 				for _, x := range places {
 					if there[x.Node] {
 						a.Holders = append(a.Holders, x.Node)
@@ -180,6 +198,19 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 
 var errStop = errors.New("stop")
 
+// heldBy is how many different shards have a place on a member.
+func heldBy(set *memberSet, places []record.Place) int {
+	var held [pack.MaxWidth]bool
+	n := 0
+	for _, x := range places {
+		if set.byID[x.Node] != nil && !held[x.Index] {
+			held[x.Index] = true
+			n++
+		}
+	}
+	return n
+}
+
 // sentence says it so that a count of nodes never stands alone: six directories
 // on one disk survive no disk.
 func (w survival) sentence(members, up int) string {
@@ -200,6 +231,9 @@ func (w survival) sentence(members, up int) string {
 	}
 	if members > up {
 		out += fmt.Sprintf("; %s not there", countOf(members-up, "node is", "nodes are"))
+	}
+	if w.lost > 0 {
+		out = countOf(w.lost, "pack is", "packs are") + " lost for good; of the others: " + out
 	}
 	if w.short > 0 {
 		out += fmt.Sprintf("; %s short of a shard", countOf(w.short, "pack is", "packs are"))

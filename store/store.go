@@ -108,6 +108,8 @@ type Config struct {
 
 	// idle starts no background job, so that a test knows every record of the log.
 	idle bool
+	// loseAtOnce is how many chunks one record says are lost; default record.MaxLost.
+	loseAtOnce int
 	// WholeLog makes an empty index from the whole log, snapshots unseen.
 	WholeLog bool
 	// ReplayTo, when not 0, is the last sequence that is applied to an index. Only

@@ -157,5 +157,10 @@ type Status struct {
 	Survives string
 	// PacksShort is the number of packs with a shard on a node that is gone.
 	PacksShort int
-	Started    time.Time
+	// PacksLost is the number of packs that have fewer shards left than they need and
+	// hold something that is referred to, or a part of the log; LostBytes is how much
+	// of it is referred to, sealed.
+	PacksLost int
+	LostBytes uint64
+	Started   time.Time
 }

@@ -177,6 +177,14 @@ func (d *decision) accept(sub *submission) error {
 		}
 	}
 	apply := func() error { return nil }
+	// An entry is applied before the records of its log pack, wherever it stands: it
+	// cannot heal what a record of this one marks as damaged.
+	for _, c := range sub.inline {
+		row, err := d.round.Chunk(c.info.Realm, c.info.Chunk)
+		if err == nil && row.State != index.Live && d.round.Changed(c.info.Realm, c.info.Chunk) {
+			return fmt.Errorf("%w: a chunk that the write brings was just found lost", ErrRetry)
+		}
+	}
 	if sub.decide != nil {
 		var err error
 		if apply, err = sub.decide(d); err != nil {

@@ -201,6 +201,8 @@ type statusJSON struct {
 	M          int        `json:"losses_by_policy"`
 	Width      string     `json:"code_of_new_packs,omitempty"`
 	PacksShort int        `json:"packs_short"`
+	PacksLost  int        `json:"packs_lost"`
+	LostBytes  uint64     `json:"lost_bytes"`
 	Epoch      uint64     `json:"epoch"`
 	Sequence   uint64     `json:"sequence"`
 	Version    string     `json:"version"`
@@ -214,7 +216,7 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 		return statusJSON{}, err
 	}
 	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
-		PacksShort: st.PacksShort, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}}
+		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}}
 	for _, n := range st.Nodes {
 		out.Nodes = append(out.Nodes, nodeJSON{Name: n.Name, ID: n.ID.String(), State: n.State, Reason: n.Reason, Log: n.Log, Labels: n.Labels,
 			TotalBytes: n.Total, FreeBytes: n.Free, LiveShards: n.Shards, LiveBytes: n.Bytes, Device: n.Device, TakesWrites: n.Allowed, Mark: n.Mark})

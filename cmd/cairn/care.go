@@ -38,6 +38,8 @@ type (
 		M          int        `json:"losses_by_policy"`
 		Width      string     `json:"code_of_new_packs,omitempty"`
 		PacksShort int        `json:"packs_short"`
+		PacksLost  int        `json:"packs_lost"`
+		LostBytes  uint64     `json:"lost_bytes"`
 		Epoch      uint64     `json:"epoch"`
 		Sequence   uint64     `json:"sequence"`
 		Version    string     `json:"version"`
@@ -82,6 +84,9 @@ func newStatus() *cobra.Command {
 			}
 			w := cmd.OutOrStdout()
 			fmt.Fprintf(w, "survives: %s\n", st.Survives)
+			if st.PacksLost > 0 {
+				fmt.Fprintf(w, "LOST:     %s with %s that objects refer to; store those objects again, see docs/how-to/lost-disk.md\n", plural(st.PacksLost, "pack"), humanize.IBytes(st.LostBytes))
+			}
 			switch {
 			case st.Writable && st.NoRoom != "":
 				fmt.Fprintf(w, "writes:   deletes only, NO new data: %s\n", st.NoRoom)

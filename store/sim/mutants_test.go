@@ -154,6 +154,17 @@ var mutants = []mutant{
 		{"node/disk/append.go", "			r.err = n.obeys(r.by)\n", ""}}, pkg: "./node/disk"},
 	{name: "W22", bug: "take late shards of an older epoch", edits: []edit{
 		{"node/disk/promise.go", "	case by == p:\n", "	case by.Epoch < p.Epoch, by == p:\n"}}, pkg: "./node/disk"},
+	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
+		{"store/packs.go", "		known = err == nil && row.State == index.Live\n", "		known = err == nil\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},
+	{name: "C2", bug: "log the two halves of a rename apart", edits: []edit{
+		{"store/copy.go", "			return d.emit(&record.Delete{In: in.Realm, Bucket: in.ID, Key: []byte(from.Key), Time: d.time, Current: source.Version})\n", `			go s.writer.submit(context.WithoutCancel(ctx), &submission{decide: func(d *decision) (func() error, error) {
+				return func() error {
+					return d.emit(&record.Delete{In: in.Realm, Bucket: in.ID, Key: []byte(from.Key), Time: d.time, Current: source.Version})
+				}, nil
+			}})
+			return nil
+`}}},
 }
 
 // tree is the root of the module.

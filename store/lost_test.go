@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"cairn/id"
+	"cairn/index"
+	"cairn/node/disk"
+	"cairn/seal"
+)
+
+// replace puts new, empty nodes in the place of those that were wiped.
+func (r *rig) replace(names ...string) {
+	r.t.Helper()
+	for _, name := range names {
+		r.wipe(name)
+	}
+	for _, name := range names {
+		if _, err := disk.Format(r.fs[name], disk.Config{Cluster: r.cluster}); err != nil {
+			r.t.Fatal(err)
+		}
+		n, err := disk.Open(r.fs[name], disk.Config{Cluster: r.cluster})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.nodes[name] = n
+		if err := r.st.ReplaceNode(context.Background(), name, n); err != nil {
+			r.t.Fatalf("replace %s: %v", name, err)
+		}
+	}
+}
+
+// lose makes more nodes new than the store survives, before anything is repaired.
+// The nodes go one by one, two of them while the store is stopped.
+func (r *rig) lose() {
+	r.t.Helper()
+	r.close()
+	r.wipe("n01")
+	r.wipe("n02")
+	r.open()
+	r.replace("n01", "n02")
+	r.close()
+	r.wipe("n03")
+	r.open()
+	r.replace("n03")
+}
+
+// H25: chunks of a pack that is lost for good are no hits. The next upload of
+// the same bytes heals them, and with them every object that shares them.
+func TestLostChunksAreHealedByTheNextUpload(t *testing.T) {
+	r := newRig(t)
+	r.change = func(c *Config) { c.idle, c.loseAtOnce, c.Lag = true, 3, noDeadline } // no shard on a second node
+	r.close()
+	r.open()
+	ctx := context.Background()
+	const most = 4 << 20 // the ends of objects are in log packs, which lose less
+	big, other := random(61, 3<<20), random(62, 2<<20)
+	r.put("big", big)
+	r.put("other", other)
+	r.lose()
+	for _, key := range []string{"big", "other"} {
+		if _, err := r.read(key); !errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s, of which three shards are on nodes that are gone for good: got %v, want %v", key, err, ErrDamaged)
+		}
+	}
+	seq := func() uint64 { return r.st.writer.head.seq }
+	before := seq()
+	rep, err := r.st.Repair(ctx)
+	if err != nil || rep.Lost == 0 || rep.Short != 0 || rep.LostBytes < most {
+		t.Fatalf("repair: %+v, %v; want packs lost with %d bytes and more", rep, err, most)
+	}
+	if seq() < before+2 {
+		t.Errorf("the log went from %d to %d: three chunks go into a record, there are more", before, seq())
+	}
+	st, err := r.st.Status(ctx)
+	if err != nil || st.PacksLost == 0 || st.LostBytes < most {
+		t.Fatalf("status: %d packs and %d bytes lost, %v", st.PacksLost, st.LostBytes, err)
+	}
+	before = seq()
+	if again, err := r.st.Repair(ctx); err != nil || again.Lost != rep.Lost || seq() != before {
+		t.Errorf("a second repair: %+v, %v, log from %d to %d; want the same and no record", again, err, before, seq())
+	}
+	if _, err := r.st.Copy(ctx, Name{Bucket: "main", Key: "big"}, Name{Bucket: "main", Key: "copy"}, CopyOptions{}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("copy of what is lost: got %v, want %v", err, ErrDamaged)
+	}
+
+	r.put("again", big)
+	lost := st.LostBytes
+	check := func(when string) {
+		t.Helper()
+		for _, key := range []string{"big", "again"} {
+			r.mustRead(key, big)
+		}
+		if _, err := r.read("other"); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: what nobody brought again: got %v, want %v", when, err, ErrDamaged)
+		}
+		if st, err := r.st.Status(ctx); err != nil || st.PacksLost == 0 || st.LostBytes+most/2 > lost {
+			t.Errorf("%s: %d packs and %d bytes are lost, %v; they were %d", when, st.PacksLost, st.LostBytes, err, lost)
+		}
+	}
+	check("after the upload")
+	r.close()
+	r.open()
+	check("after a start")
+	r.put("other", other)
+	r.mustRead("other", other)
+	if _, err := r.st.CheckIndex(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A shard of a node that does not answer may come back: nothing is lost by that.
+func TestAwayIsNotLost(t *testing.T) {
+	r := newRig(t)
+	r.change = func(c *Config) { c.idle, c.Lag = true, noDeadline }
+	r.close()
+	r.open()
+	big := random(63, 3<<20)
+	r.put("big", big)
+	r.close()
+	r.wipe("n01")
+	r.wipe("n02")
+	r.open()
+	r.replace("n01", "n02")
+	r.close()
+	r.away = map[string]bool{"n03": true}
+	r.open()
+	if _, err := r.read("big"); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged) {
+		t.Errorf("with one node away: got %v, want %v", err, ErrUnavailable)
+	}
+	rep, err := r.st.Repair(t.Context())
+	if err != nil || rep.Lost != 0 || rep.Short == 0 {
+		t.Errorf("repair with a node away: %+v, %v; want packs that are short and none lost", rep, err)
+	}
+	if st, err := r.st.Status(t.Context()); err != nil || st.PacksLost != 0 {
+		t.Errorf("%d packs count as lost, %v", st.PacksLost, err)
+	}
+	r.close()
+	r.away = nil
+	r.open()
+	r.mustRead("big", big)
+	if rep, err := r.st.Repair(t.Context()); err != nil || rep.Packs == 0 || rep.Short+rep.Lost != 0 {
+		t.Errorf("repair with the node back: %+v, %v", rep, err)
+	}
+}
+
+// An entry of a log pack counts before its records. A write that brings a chunk in
+// the very round that marks it as damaged is refused as retryable, and heals it in
+// the next.
+func TestLostInTheRoundThatBringsItAgain(t *testing.T) {
+	r := newRig(t)
+	r.change = func(c *Config) { c.idle, c.Lag = true, noDeadline }
+	r.close()
+	r.open()
+	small := []byte("small")
+	r.put("small", small)
+	r.lose()
+	s := r.st
+	realm, err := s.realm(id.Main)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var at id.Pack
+	c := realm.chunkID(seal.Data, small)
+	if err := s.view(func(rd index.Reader) error {
+		row, err := rd.Chunk(realm.realm, c)
+		at = row.Pack
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	info, body, free, err := s.compress(t.Context(), realm, c, seal.Data, true, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	sealed, err := realm.sealer.Seal(nil, info, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan error, 2)
+	done := func(err error) { results <- err }
+	lost := s.loss(at)
+	lost.sub.ctx, lost.sub.done = t.Context(), done
+	again := &submission{ctx: t.Context(), inline: []inline{{info, sealed}}, done: done}
+	if err := s.writer.enqueue(lost.sub, again); err != nil {
+		t.Fatal(err)
+	}
+	a, b := <-results, <-results
+	if a == nil {
+		a, b = b, a
+	}
+	if !errors.Is(a, ErrRetry) || b != nil {
+		t.Fatalf("the round that marks a chunk and the write that brings it: %v and %v, want %v and nil", a, b, ErrRetry)
+	}
+	r.put("again", small)
+	r.mustRead("small", small)
+	if s.Failure() != nil {
+		t.Error(s.Failure())
+	}
+}
