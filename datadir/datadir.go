@@ -354,11 +354,73 @@ func (d *Dir) mustBeEmpty() error {
 	for _, e := range entries {
 		// The marker's temporary file is what a first start leaves that was killed
 		// before it could write down that the directory is its own, and the lock.
-		if name := e.Name(); name != "lost+found" && name != lockName && (name != markerName+".tmp" || !e.Type().IsRegular()) {
-			return fmt.Errorf("%w: %s holds %q and is no store of cairn's; a new store begins in an empty directory", ErrRefused, d.opt.Dir, name)
+		name := e.Name()
+		if name == "lost+found" || name == lockName || name == markerName+".tmp" && e.Type().IsRegular() {
+			continue
+		}
+		if err := d.mayHold(name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// mayHold says whether a new store may begin beside something: its index and nodes
+// when they are mount points of empty filesystems. An empty directory that is none
+// may be the mount point of a disk that holds a store and is not mounted.
+func (d *Dir) mayHold(name string) error {
+	inside := []string{name}
+	switch name {
+	case "index":
+	case "nodes":
+		names, err := d.nodeDirs()
+		if err != nil {
+			return err
+		}
+		if inside = nil; len(names) == 0 {
+			return fmt.Errorf("%w: %s holds an empty directory \"nodes\"; remove it, or mount the disks of a new store on nodes/%s and so on in it", ErrRefused, d.opt.Dir, NodeName(0))
+		}
+		for _, node := range names {
+			if !slices.Contains(d.opt.newNames(), node) {
+				return fmt.Errorf("%w: %s holds nodes/%s, and the nodes of a new store are %s to %s; see --local-nodes", ErrRefused, d.opt.Dir, node, NodeName(0), NodeName(d.opt.newNodes()-1))
+			}
+			inside = append(inside, filepath.Join("nodes", node))
+		}
+	default:
+		return fmt.Errorf("%w: %s holds %q and is no store of cairn's; a new store begins in an empty directory", ErrRefused, d.opt.Dir, name)
+	}
+	for _, name := range inside {
+		mounted, err := emptyMount(filepath.Join(d.opt.Dir, name))
+		if err != nil {
+			return err
+		}
+		if !mounted {
+			return fmt.Errorf("%w: %s holds %q, which is no mount point of an empty filesystem: if its disk is not mounted, mount it; a new store begins in an empty directory", ErrRefused, d.opt.Dir, name)
+		}
+	}
+	return nil
+}
+
+// emptyMount reports whether a directory is the root of an empty filesystem.
+func emptyMount(dir string) (bool, error) {
+	same, err := sameDevice(dir, filepath.Dir(dir))
+	if err != nil || same {
+		return false, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() != "lost+found" }), nil
+}
+
+// newNames are the nodes of a new store.
+func (o Options) newNames() []string {
+	var names []string
+	for i := range o.newNodes() {
+		names = append(names, NodeName(i))
+	}
+	return names
 }
 
 func (o Options) newNodes() int { return cmp.Or(o.LocalNodes, 6) }
@@ -400,10 +462,7 @@ func (d *Dir) beginMarker() (marker, error) {
 	if err != nil {
 		return marker{}, err
 	}
-	m := marker{Format: d.known(), Cluster: cluster, State: forming, Losses: losses}
-	for i := range n {
-		m.Nodes = append(m.Nodes, NodeName(i))
-	}
+	m := marker{Format: d.known(), Cluster: cluster, State: forming, Losses: losses, Nodes: d.opt.newNames()}
 	return m, d.writeMarker(m)
 }
 

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/id"
 	"cairn/index/kv/memkv"
 	"cairn/keys"
@@ -844,4 +846,72 @@ func TestTokenOfAnAddress(t *testing.T) {
 	want("localhost", "5900", "token")
 	serve(a, "0.0.0.0:5900")
 	want("127.0.0.1", "5900", a.String()+".token")
+}
+
+// TestFirstStartOnMountPoints: a store begins where the disks of its nodes and of its
+// index are mounted already, and nowhere else that is not empty: an empty directory
+// may be where a disk with a store is not mounted.
+func TestFirstStartOnMountPoints(t *testing.T) {
+	p := newPlace(t)
+	mount := func(name string) string {
+		t.Helper()
+		dir := filepath.Join(p.data, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("none", dir, "tmpfs", 0, "size=64m"); err != nil {
+			t.Skipf("mounting a filesystem takes root: %v", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		return dir
+	}
+	refused := func(why string) {
+		t.Helper()
+		err := start(t, p.options(), func(*Dir, *store.Store) error { return nil })
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), why) {
+			t.Fatalf("got %v, want %v with %q", err, ErrRefused, why)
+		}
+		if _, err := os.Stat(filepath.Join(p.data, markerName)); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("a start that was refused left a marker: %v", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(p.data, "nodes"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused("remove it")
+	one := mount("nodes/n01")
+	plain := filepath.Join(p.data, "nodes", "n02")
+	if err := os.Mkdir(plain, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused("nodes/n02")
+	if err := os.Remove(plain); err != nil {
+		t.Fatal(err)
+	}
+	far := mount("nodes/n09")
+	refused("--local-nodes")
+	if err := errors.Join(unix.Unmount(far, 0), os.Remove(far)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(one, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("nodes/n01")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(one, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount("nodes/n04")
+	mount("index")
+	for range 2 {
+		if err := start(t, p.options(), func(d *Dir, st *store.Store) error { return putStone(d, st) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(one, "node.json")); err != nil {
+		t.Errorf("the node on its own disk: %v", err)
+	}
 }

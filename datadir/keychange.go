@@ -127,9 +127,75 @@ func (d *Dir) settleKeyring(ctx context.Context) {
 // recoveryFile holds the recovery code until it is confirmed.
 func (d *Dir) recoveryFile() string { return strings.TrimSuffix(d.keyFile(), ".key") + ".recovery" }
 
+// nextRecoveryFile holds a recovery code that is about to take another's place.
+func (d *Dir) nextRecoveryFile() string { return d.recoveryFile() + ".new" }
+
+// ReplaceRecovery makes a new recovery code, whose slot takes the place of all of its
+// kind. It counts as unconfirmed. The code is in a file before its slot is in the
+// keyring, and the file takes the usual name afterwards: cut short in between,
+// [Dir.PendingRecovery] tells by what opens the keyring which of the two holds.
+func (d *Dir) ReplaceRecovery(ctx context.Context) (string, error) {
+	if err := d.majority(); err != nil {
+		return "", err
+	}
+	code, err := keys.NewRecoveryCode(nil)
+	if err != nil {
+		return "", err
+	}
+	next := d.nextRecoveryFile()
+	if err := writeDurably(filepath.Dir(next), filepath.Base(next), []byte(code.Reveal()+"\n")); err != nil {
+		return "", fmt.Errorf("write the recovery code: %w", err)
+	}
+	err = d.ChangeKeyring(ctx, func(k *keys.Keyring) (*keys.Keyring, error) {
+		old := k.Slots()
+		k, err := k.AddSlot(ctx, code)
+		for _, slot := range old {
+			if err == nil && slot.Kind == code.Kind() {
+				k, err = k.RemoveSlot(slot.Number)
+			}
+		}
+		return k, err
+	})
+	if err != nil {
+		return "", err // which of the two codes holds, the next start finds out
+	}
+	return code.Reveal(), d.takeNextRecovery()
+}
+
+// takeNextRecovery gives a new recovery code's file the usual name.
+func (d *Dir) takeNextRecovery() error {
+	if err := os.Rename(d.nextRecoveryFile(), d.recoveryFile()); err != nil {
+		return fmt.Errorf("keep the recovery code: %w", err)
+	}
+	return syncDir(filepath.Dir(d.recoveryFile()))
+}
+
+// settleRecovery decides about a replacement of the recovery code that was cut
+// short: the new code holds when it opens the keyring that counts.
+func (d *Dir) settleRecovery() error {
+	b, err := os.ReadFile(d.nextRecoveryFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the recovery code: %w", err)
+	}
+	code, err := keys.ParseRecoveryCode(string(b))
+	if err == nil {
+		_, err = keys.Open(context.Background(), d.Cluster, d.Keyring.Marshal(), code)
+	}
+	if err != nil {
+		return os.Remove(d.nextRecoveryFile())
+	}
+	return d.takeNextRecovery()
+}
+
 // PendingRecovery is the recovery code as long as nobody has confirmed that it is
 // written down, and it opens the keyring; else it is empty.
 func (d *Dir) PendingRecovery() (string, error) {
+	if err := d.settleRecovery(); err != nil {
+		return "", err
+	}
 	b, err := os.ReadFile(d.recoveryFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -230,10 +296,12 @@ func (k *KeyCopies) Open(ctx context.Context, p keys.Provider) (*keys.Keyring, e
 // RecoveryPending says where the recovery code is as long as nobody has confirmed
 // it; else it is empty.
 func (k *KeyCopies) RecoveryPending() string {
-	if _, err := os.Lstat(k.dir.recoveryFile()); err != nil {
-		return ""
+	for _, file := range []string{k.dir.recoveryFile(), k.dir.nextRecoveryFile()} {
+		if _, err := os.Lstat(file); err == nil {
+			return file
+		}
 	}
-	return k.dir.recoveryFile()
+	return ""
 }
 
 // ConfirmRecovery opens the newest keyring with what its owner says is the
@@ -247,12 +315,15 @@ func (k *KeyCopies) ConfirmRecovery(ctx context.Context, code string) (done bool
 	if _, err := k.Open(ctx, c); err != nil {
 		return false, fmt.Errorf("open the keyring with the recovery code: %w", err)
 	}
-	err = os.Remove(k.dir.recoveryFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	for _, file := range []string{k.dir.nextRecoveryFile(), k.dir.recoveryFile()} {
+		err := os.Remove(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("remove the file with the recovery code: %w", err)
+		}
+		done = done || err == nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("remove the file with the recovery code: %w", err)
+	if !done {
+		return false, nil
 	}
 	return true, syncDir(filepath.Dir(k.dir.recoveryFile()))
 }

@@ -339,6 +339,81 @@ func TestRecoveryCodeUntilConfirmed(t *testing.T) {
 	}
 }
 
+// TestRecoveryCodeIsReplaced: the new code opens the store and the old one does not;
+// cut short at any write, one of the two holds, and the starts show one that does.
+func TestRecoveryCodeIsReplaced(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	p, cluster := begun(t)
+	files := ringFiles(p)
+	shown := filepath.Join(p.config, cluster.String()+".recovery")
+	next := shown + ".new"
+	provider := func(code string) keys.Provider {
+		t.Helper()
+		c, err := keys.ParseRecoveryCode(code)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	was, oldShown := readAll(t, files), readAll(t, []string{shown})[0]
+	d, err := Open(ctx, Options{Dir: p.data, Config: p.config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := d.ReplaceRecovery(ctx)
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	now, newShown := readAll(t, files), readAll(t, []string{shown})[0]
+	if strings.TrimSpace(newShown) != code || strings.TrimSpace(oldShown) == code {
+		t.Errorf("the starts would show %q; the code is %q, it was %q", newShown, code, oldShown)
+	}
+	if err := opens(t, p, provider(oldShown)); !errors.Is(err, keys.ErrWrongKey) {
+		t.Errorf("the old code: got %v, want %v", err, keys.ErrWrongKey)
+	}
+	if err := opens(t, p, provider(code)); err != nil {
+		t.Errorf("the new code: %v", err)
+	}
+
+	// after the file of the new code, 0 to 7 copies of the keyring are new.
+	for cut := range len(files) + 1 {
+		writeAll(t, files, append(append([]string{}, now[:cut]...), was[cut:]...))
+		writeAll(t, []string{shown, next}, []string{oldShown, newShown})
+		want := oldShown
+		if cut > 0 {
+			want = newShown // the newest that opens counts
+		}
+		var got string
+		if err := start(t, p.options(), func(d *Dir, _ *store.Store) (err error) {
+			got, err = d.PendingRecovery()
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got != strings.TrimSpace(want) {
+			t.Errorf("cut short after %d copies: a start shows %q, want %q", cut, got, want)
+		}
+		if err := opens(t, p, provider(want)); err != nil {
+			t.Errorf("cut short after %d copies: what is shown opens nothing: %v", cut, err)
+		}
+		if _, err := os.Stat(next); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("cut short after %d copies: the start leaves %s: %v", cut, next, err)
+		}
+	}
+
+	// It is confirmed before a start has seen it.
+	writeAll(t, files, now)
+	writeAll(t, []string{shown, next}, []string{oldShown, newShown})
+	k, err := LookAtKeys(Options{Dir: p.data, Config: p.config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := k.ConfirmRecovery(ctx, code); !done || err != nil || k.RecoveryPending() != "" {
+		t.Errorf("confirmed: %v, %v; still pending %q", done, err, k.RecoveryPending())
+	}
+}
+
 // TestKeyringChangeHalfDone: with too few nodes that take it, a change is not said
 // to be done; done again, it is.
 func TestKeyringChangeHalfDone(t *testing.T) {

@@ -92,7 +92,7 @@ func (d *Dir) unlock(ctx context.Context) error {
 	}
 	if errors.Is(err, keys.ErrNoKey) {
 		return fmt.Errorf("%w: %s is not there. It is never made anew: what is stored could not be read with another. "+
-			"Bring it back from its backup, name it with --key-file, or give the recovery code with --recovery-code-file: %w", ErrNoKey, d.keyFile(), err)
+			"Bring it back from its backup, name it with --key-file, or unlock with --passphrase-file or --recovery-code-file: %w", ErrNoKey, d.keyFile(), err)
 	}
 	if err != nil {
 		return err
