@@ -207,6 +207,45 @@ func (s *Store) upload(ctx context.Context, uid string) (*upload, error) {
 	return u, nil
 }
 
+// maxUploadPage bounds what Uploads gives at a time: each of them is read.
+const maxUploadPage = 100
+
+// Uploads lists uploads that are not complete, in the order of their IDs: those above
+// after, at most limit of them and [maxUploadPage]. more says that others follow.
+func (s *Store) Uploads(ctx context.Context, after string, limit int) (out []Upload, more bool, err error) {
+	if limit <= 0 || limit > maxUploadPage {
+		limit = maxUploadPage
+	}
+	in, err := s.hiddenBucket(ctx, uploadsBucket, false)
+	if errors.Is(err, ErrNoBucket) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	err = s.eachHidden(ctx, in, index.ListOptions{Prefix: headPrefix, After: headPrefix + after}, func(page index.Page) error {
+		for _, o := range page.Objects {
+			u, err := s.upload(ctx, o.Key[len(headPrefix):])
+			switch {
+			case errors.Is(err, ErrNoUpload): // it went meanwhile
+			case err != nil:
+				return err
+			case !u.Done.IsZero():
+			case len(out) == limit:
+				more = true
+				return errStop
+			default:
+				out = append(out, u.Upload)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return out, more, err
+}
+
 // eachPart hands the parts of an upload to fn in order.
 func (s *Store) eachPart(r index.Reader, in id.Bucket, uid string, fn func(index.Item) error) error {
 	opt := index.ListOptions{Prefix: partPrefix + uid + "/", Limit: hiddenPage}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -562,5 +564,60 @@ func TestUsageLeavesOutWhatIsHidden(t *testing.T) {
 	}
 	if got.Objects != 2 || got.Versions != 2 || got.LogicalBytes != 11 || got.UploadBytes < 12 || len(got.Buckets) != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestUploadsAreListed: pages hold every upload that is not complete once, by ID, with
+// what arrived of it.
+func TestUploadsAreListed(t *testing.T) {
+	r := newUploadRig(t, 256<<10)
+	defer r.close()
+	ctx := context.Background()
+	if us, more, err := r.st.Uploads(ctx, "", 0); len(us) != 0 || more || err != nil {
+		t.Fatalf("before the first: %v, %v, %v", us, more, err)
+	}
+	want := map[string]uint64{}
+	for i := range 7 {
+		u := r.begin(fmt.Sprintf("k%d", i), -1)
+		n, err := r.st.AppendUpload(ctx, u.ID, 0, bytes.NewReader(noise(uint64(i), i*1000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[u.ID] = n
+	}
+	for range 7 {
+		done := r.begin("done", 3)
+		if _, err := r.st.AppendUpload(ctx, done.ID, 0, strings.NewReader("abc")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.st.CompleteUpload(ctx, done.ID, Conditions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	aborted := r.begin("aborted", -1)
+	if err := r.st.AbortUpload(ctx, aborted.ID); err != nil {
+		t.Fatal(err)
+	}
+	got, after := map[string]uint64{}, ""
+	for pages := 1; ; pages++ {
+		us, more, err := r.st.Uploads(ctx, after, 1)
+		if err != nil || len(us) == 0 {
+			t.Fatalf("page %d: %d uploads, %v", pages, len(us), err)
+		}
+		for _, u := range us {
+			if u.ID <= after {
+				t.Fatalf("%s stands behind %s", u.ID, after)
+			}
+			if after = u.ID; u.Bucket != "main" || u.Key == "" || u.Expires.IsZero() {
+				t.Errorf("an upload is told as %+v", u)
+			}
+			got[u.ID] = u.Offset
+		}
+		if !more {
+			break
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("listed %v, want %v", got, want)
 	}
 }

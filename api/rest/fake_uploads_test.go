@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"cairn/store"
 )
@@ -111,4 +113,23 @@ func (f *fakeStore) AbortUpload(_ context.Context, id string) error {
 	}
 	delete(f.uploads, id)
 	return nil
+}
+
+func (f *fakeStore) Uploads(_ context.Context, after string, limit int) (out []store.Upload, more bool, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter("uploads", after, ""); err != nil {
+		return nil, false, err
+	}
+	if limit <= 0 || limit > 100 {
+		limit = 100
+	}
+	for _, id := range slices.Sorted(maps.Keys(f.uploads)) {
+		if u := f.uploads[id]; id > after && u.Done.IsZero() {
+			if len(out) == limit {
+				return out, true, nil
+			}
+			out = append(out, u.Upload)
+		}
+	}
+	return out, false, nil
 }

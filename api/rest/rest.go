@@ -67,6 +67,7 @@ type Store interface {
 	SetUploadSize(ctx context.Context, id string, size int64) (store.Upload, error)
 	CompleteUpload(ctx context.Context, id string, c store.Conditions) (store.Object, error)
 	AbortUpload(ctx context.Context, id string) error
+	Uploads(ctx context.Context, after string, limit int) ([]store.Upload, bool, error)
 	Usage(ctx context.Context) (store.Usage, error)
 	Status(ctx context.Context) (store.Status, error)
 }
@@ -161,6 +162,7 @@ func (f *face) routes() []route {
 		{method: http.MethodDelete, path: object, handle: f.deleteObject, params: []string{"version"}},
 		{method: http.MethodPost, path: object, handle: f.postObject, params: []string{"undelete", "copy_from", "rename_from", "version", "attributes"}},
 		{method: http.MethodGet, path: "/v1/buckets/:bucket/placement/*", handle: f.held(f.placement), params: []string{"version", "from", "limit"}},
+		{method: http.MethodGet, path: uploadsPath, handle: f.held(f.listUploads), params: []string{"cursor", "limit"}},
 		{method: http.MethodOptions, path: uploadsPath, handle: f.uploadOptions},
 		{method: http.MethodPost, path: uploadsPath, handle: f.tus(f.beginUpload)},
 		{method: http.MethodHead, path: uploadsPath + "/:upload", handle: f.tus(f.uploadOffset)},

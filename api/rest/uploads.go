@@ -64,6 +64,57 @@ func (f *face) uploadOptions(c echo.Context) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
+type uploadJSON struct {
+	ID      string    `json:"id"`
+	Bucket  string    `json:"bucket"`
+	Key     string    `json:"key"`
+	Offset  uint64    `json:"offset"` // bytes that are durable
+	Size    *int64    `json:"size,omitempty"`
+	Changed time.Time `json:"changed"`
+	Expires time.Time `json:"expires"`
+}
+
+type uploadsJSON struct {
+	Uploads []uploadJSON `json:"uploads"`
+	More    bool         `json:"more"`
+	Cursor  string       `json:"cursor,omitempty"`
+}
+
+// listUploads lists what is on its way, which is no part of the tus protocol. The
+// cursor is the ID of the last one.
+func (f *face) listUploads(c echo.Context) (any, error) {
+	n, err := limit(c)
+	if err != nil {
+		return nil, err
+	}
+	after := c.QueryParam("cursor")
+	if c.QueryParams().Has("cursor") && !uploadID(after) {
+		return nil, problem(http.StatusBadRequest, "invalid-cursor", "not a cursor of a listing", "use the cursor of the page before as it is")
+	}
+	us, more, err := f.store.Uploads(c.Request().Context(), after, n)
+	if err != nil {
+		return nil, err
+	}
+	out := uploadsJSON{Uploads: make([]uploadJSON, 0, len(us)), More: more}
+	for _, u := range us {
+		j := uploadJSON{ID: u.ID, Bucket: u.Bucket, Key: u.Key, Offset: u.Offset, Changed: u.Changed.UTC(), Expires: u.Expires.UTC()}
+		if u.Size >= 0 {
+			j.Size = &u.Size
+		}
+		out.Uploads = append(out.Uploads, j)
+		out.Cursor = u.ID
+	}
+	if !more {
+		out.Cursor = ""
+	}
+	return out, nil
+}
+
+// uploadID reports whether s may be the ID of an upload.
+func uploadID(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
 // uploadNote is what an upload keeps besides what the store knows.
 type uploadNote struct {
 	Metadata string `json:"metadata,omitempty"` // as the client sent it

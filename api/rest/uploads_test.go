@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -301,5 +302,57 @@ func TestTusTellsTheStoresErrors(t *testing.T) {
 				t.Errorf("%s with %v: %d %s, want %d", c[0], err, a.status, a.body, status)
 			}
 		}
+	}
+}
+
+// TestUploadsAreListed: page by page, what is on its way and nothing else.
+func TestUploadsAreListed(t *testing.T) {
+	e := newEngine(t)
+	type page struct {
+		Uploads []struct {
+			ID, Bucket, Key string
+			Offset          uint64
+			Size            *uint64
+		}
+		More   bool
+		Cursor string
+	}
+	list := func(query string) (p page) {
+		t.Helper()
+		_, b := e.checked(200, "GET", "/v1/uploads"+query, nil)
+		if err := json.Unmarshal(b, &p); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := list(""); p.Uploads == nil || len(p.Uploads) != 0 || p.More || p.Cursor != "" {
+		t.Errorf("before the first: %+v", p)
+	}
+	var at []string
+	for i := range 3 {
+		at = append(at, e.beginUpload(1000, "bucket", "main", "key", fmt.Sprintf("ü%d", i)))
+	}
+	e.checked(204, "PATCH", at[1], bytes.NewReader(make([]byte, 10)), tusHeader, patchType, "Upload-Offset: 0")
+	e.checked(204, "PATCH", at[2], bytes.NewReader(make([]byte, 1000)), tusHeader, patchType, "Upload-Offset: 0")
+	seen := map[string]uint64{}
+	p := list("?limit=1")
+	for ; ; p = list("?limit=1&cursor=" + p.Cursor) {
+		if len(p.Uploads) != 1 || p.More != (p.Cursor != "") {
+			t.Fatalf("a page of one: %+v", p)
+		}
+		u := p.Uploads[0]
+		if u.Bucket != "main" || !strings.HasPrefix(u.Key, "ü") || u.Size == nil || *u.Size != 1000 {
+			t.Errorf("told as %+v", u)
+		}
+		seen["/v1/uploads/"+u.ID] = u.Offset
+		if !p.More {
+			break
+		}
+	}
+	if len(seen) != 2 || seen[at[1]] != 10 {
+		t.Errorf("listed %v; two are on their way, %s with 10 bytes", seen, at[1])
+	}
+	for _, query := range []string{"?limit=0", "?limit=1001", "?cursor=", "?cursor=xyz", "?cursor=" + strings.Repeat("G", 32), "?prefix=a"} {
+		e.checked(400, "GET", "/v1/uploads"+query, nil)
 	}
 }
