@@ -243,6 +243,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	if json.Unmarshal(b, e) != nil {
 		// Something else answers, or stands in between; its first line may say what.
 		line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+		if e.Detail == "" && strings.Contains(string(b), "HTTP request to an HTTPS server") {
+			return nil, &exitError{exitNoReach, fmt.Errorf("the server at %s speaks https: say --server https://%s", c.base.Host, c.base.Host)}
+		}
 		if media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";"); (media == "text/plain" || media == "") && line != "" {
 			e.Detail = fmt.Sprintf("%s: %.200s", resp.Status, printable(line))
 		}

@@ -282,8 +282,11 @@ func readConfigFile(cmd *cobra.Command) (c configFile, path string, there bool, 
 // counts as none.
 func configure(cmd *cobra.Command) error {
 	var flags []*pflag.Flag
+	// A key that the command line names to unlock with outweighs a passphrase that it
+	// does not name.
+	named := cmd.Flags().Changed("key-file") || cmd.Flags().Changed("recovery-code-file")
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if sectionOf(f) != "" && !f.Changed {
+		if sectionOf(f) != "" && !f.Changed && (f.Name != "passphrase-file" || !named) {
 			flags = append(flags, f)
 		}
 	})
@@ -378,6 +381,9 @@ func runConfig(cmd *cobra.Command, _ []string) error {
 			v, _ = cmd.Flags().GetInt(f.Name)
 		case "stringSlice":
 			v = f.Value.(pflag.SliceValue).GetSlice()
+		}
+		if f.Name == "losses" && v == 0 {
+			v = "2 with five or more nodes, else 1"
 		}
 		out.Settings = append(out.Settings, settingInfo{sectionOf(f), f.Name, v, originOf(f)})
 	})

@@ -115,6 +115,9 @@ func (c *copying) one(ctx context.Context, from, fromKey, to, toKey string) (o o
 		q[name] = v
 	}
 	resp, err := c.cl.do(ctx, http.MethodPost, objectPath(to, toKey), q, c.header, nil, 0)
+	if e, ok := errors.AsType[*remoteError](err); ok && e.Status == http.StatusPreconditionFailed && c.header.Get("If-None-Match") != "" {
+		return o, fmt.Errorf("%s is there already, and --no-clobber was said", printable(to+"/"+toKey))
+	}
 	if err != nil {
 		return o, err
 	}

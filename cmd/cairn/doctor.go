@@ -401,7 +401,8 @@ func gather(cmd *cobra.Command) (facts, error) {
 		gatherKeys(cmd.Context(), k, config, &f)
 		for _, c := range k.Copies {
 			if c.Where != "" {
-				f.Places = append(f.Places, diskPlace{Name: "node " + c.Where, Dir: filepath.Join(data, "nodes", c.Where), Node: true})
+				dir := filepath.Join(data, "nodes", c.Where)
+				f.Places = append(f.Places, diskPlace{Name: "node " + c.Where, Dir: dir, Node: true, Err: noNode(dir)})
 			}
 		}
 	}
@@ -429,6 +430,18 @@ func gather(cmd *cobra.Command) (facts, error) {
 	}
 	f.Limit, f.Available = machineMemory()
 	return f, nil
+}
+
+// noNode is why a directory that is there holds no node.
+func noNode(dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return nil // which is said of the directory
+	}
+	_, err := os.Stat(filepath.Join(dir, "node.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("no node is in it: it was emptied, or its disk is not mounted")
+	}
+	return err
 }
 
 func gatherKeys(ctx context.Context, k *datadir.KeyCopies, config string, f *facts) {

@@ -38,6 +38,7 @@ func unlockFlags(cmd *cobra.Command) {
 	cmd.Flags().String("passphrase-file", "", "unlock with the passphrase in this file instead (- for standard input)")
 	cmd.Flags().String("recovery-code-file", "", "unlock with the recovery code in this file instead (- for standard input)")
 	cmd.MarkFlagsMutuallyExclusive("passphrase-file", "recovery-code-file")
+	settings(cmd.Flags(), serveSection, "passphrase-file")
 }
 
 func newKeys() *cobra.Command {
@@ -46,8 +47,8 @@ func newKeys() *cobra.Command {
 		Long: `A store's roots are wrapped by a master key, and each slot of its keyring wraps that for one way of unlocking: the key
 file, the recovery code, passphrases. Every node keeps a copy of the keyring; nothing can be read from it without one of them.
 
-list, check, export and confirm-recovery may run while the store is served. add-passphrase and remove-slot work on a data
-directory that nothing serves.`,
+list, check, export and confirm-recovery may run while the store is served. add-passphrase, new-recovery-code and remove-slot
+work on a data directory that nothing serves.`,
 	})
 	sub := func(cmd *cobra.Command, unlock bool) *cobra.Command {
 		keyFlags(cmd)
@@ -87,6 +88,13 @@ twice on a terminal. "cairn serve --passphrase-file" unlocks with it.`, minPassp
 		Example: "  cairn keys add-passphrase --data /srv/cairn", RunE: do(runKeysAdd),
 	}, true)
 	add.Flags().String("new-passphrase-file", "", "file with the new passphrase, without the end of its line (- for standard input; default: ask)")
+	sub(&cobra.Command{
+		Use: "new-recovery-code", Short: "Make a new recovery code; the one before opens nothing any more", Args: cobra.NoArgs,
+		Long: `Give the keyring a slot for a new recovery code, take the slots of those before away, and show the new one. It is shown by
+every start, too, until confirm-recovery has been told it. Whoever has the code before and an old copy of the keyring can still
+open that copy.`,
+		Example: "  cairn keys new-recovery-code --data /srv/cairn", RunE: do(runKeysRecovery),
+	}, true)
 	remove := sub(&cobra.Command{
 		Use: "remove-slot NUMBER", Short: "Make a way to unlock the store be none any more", Args: cobra.ExactArgs(1),
 		Long: `Remove a slot that list shows. Whoever has its key and an old copy of the keyring can still open that copy: what somebody
@@ -417,6 +425,26 @@ func runKeysAdd(cmd *cobra.Command, _ []string) error {
 		return printJSON(cmd, slotInfo{slot.Number, slot.Kind.String()})
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "slot %d: the passphrase opens the store\n", slot.Number)
+	return err
+}
+
+func runKeysRecovery(cmd *cobra.Command, _ []string) error {
+	dir, err := openForKeys(cmd)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	code, err := dir.ReplaceRecovery(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if err := dir.Close(); err != nil {
+		return err
+	}
+	if jsonWanted(cmd) {
+		return printJSON(cmd, map[string]any{"store": dir.Cluster, "recovery_code": code})
+	}
+	_, err = fmt.Fprint(cmd.OutOrStdout(), showCode(code))
 	return err
 }
 

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
@@ -19,6 +21,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
 )
 
 // The JSON of the REST interface, as far as the commands look at it.
@@ -135,13 +139,18 @@ func newGet() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "get BUCKET/KEY [FILE|-]", Short: "Read an object into a file, or to standard output (-)", Args: cobra.RangeArgs(1, 2),
 		Long: `Read an object. Without FILE its name is the key's last element. A file appears only when it is whole:
-it is written beside its place under another name first. With a KEY that ends in a slash, everything under
-that prefix is read into the directory FILE.`,
+it is written beside its place under another name first, and takes the place of a file that is there unless
+--no-clobber is said. With a KEY that ends in a slash, everything under that prefix is read into the directory FILE.
+
+What the server sends was opened under its seal, so it is what was stored. With --verify the file is synced, dropped from
+the cache as far as the system does so, and read back from its disk before it takes its name.`,
 		Example: "  cairn get main/notes.txt\n  cairn get main/photos/ ./photos\n  cairn get main/backup.tar - | tar t",
 		RunE:    do(runGet),
 	}
 	cmd.Flags().String("version", "", "an older version (see ls --versions)")
 	cmd.Flags().String("range", "", "a part: FROM-TO, FROM- or -LAST, bytes counted from 0, TO included, LAST of them from the end")
+	cmd.Flags().Bool("no-clobber", false, "fail where the file is there already")
+	cmd.Flags().Bool("verify", false, "read each file back from its disk and compare it with what was received")
 	cmd.Flags().Int("parallel", 4, "objects at a time, with a prefix")
 	return clientFlags(cmd)
 }
@@ -170,6 +179,9 @@ func runGet(cmd *cobra.Command, args []string) error {
 		}
 		h.Set("Range", "bytes="+v)
 	}
+	var how getting
+	how.keep, _ = cmd.Flags().GetBool("no-clobber")
+	how.verify, _ = cmd.Flags().GetBool("verify")
 	bars := newProgress(cmd, jsonWanted(cmd) || target == "-")
 	if key == "" || strings.HasSuffix(key, "/") {
 		if len(query) > 0 || len(h) > 0 {
@@ -178,9 +190,12 @@ func runGet(cmd *cobra.Command, args []string) error {
 		if target == "" || target == "-" {
 			return &exitError{exitUsage, errors.New("to read everything under a prefix, name a directory")}
 		}
-		return getTree(cmd, cl, bars, bucket, key, target)
+		return getTree(cmd, cl, bars, bucket, key, target, how)
 	}
 	if target == "-" {
+		if how.keep || how.verify {
+			return &exitError{exitUsage, errors.New("--verify and --no-clobber go with files, not with standard output")}
+		}
 		resp, err := open(cmd.Context(), cl, bucket, key, query, h)
 		if err != nil {
 			return err
@@ -201,7 +216,7 @@ func runGet(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer root.Close()
-	n, err := getOne(cmd.Context(), cl, bars, bucket, key, root, filepath.Base(target), query, h)
+	n, err := getOne(cmd.Context(), cl, bars, bucket, key, root, filepath.Base(target), query, h, how)
 	bars.wait()
 	if err != nil {
 		return err
@@ -271,8 +286,19 @@ func fileName(rel string) bool {
 	return filepath.IsLocal(rel) && filepath.Clean(rel) == rel && rel != "." && strings.IndexByte(rel, 0) < 0
 }
 
+// getting is how files are written.
+type getting struct {
+	keep   bool // what is there already
+	verify bool // read back
+}
+
 // getOne reads an object into a file of a directory; it appears when it is whole.
-func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string, dir *os.Root, target string, query url.Values, h http.Header) (int64, error) {
+func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string, dir *os.Root, target string, query url.Values, h http.Header, how getting) (int64, error) {
+	if how.keep {
+		if _, err := dir.Lstat(target); err == nil {
+			return 0, there(target)
+		}
+	}
 	resp, err := open(ctx, cl, bucket, key, query, h)
 	if err != nil {
 		return 0, err
@@ -286,7 +312,15 @@ func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string,
 	defer func() { _ = dir.Remove(temp) }() // does nothing after the rename
 	defer f.Close()
 	bar := bars.begin(key, resp.ContentLength)
-	n, err := fetch(f, resp, bar.reader(resp.Body), bucket, key)
+	var to io.Writer = f
+	sum := blake3.New()
+	if how.verify {
+		to = io.MultiWriter(f, sum)
+	}
+	n, err := fetch(to, resp, bar.reader(resp.Body), bucket, key)
+	if err == nil && how.verify {
+		err = readBackFile(dir, temp, f, sum)
+	}
 	bar.end(err)
 	if err != nil {
 		return n, err
@@ -294,10 +328,42 @@ func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string,
 	if err := f.Close(); err != nil {
 		return n, err
 	}
+	if how.keep {
+		if err = dir.Link(temp, target); errors.Is(err, fs.ErrExist) {
+			err = there(target)
+		}
+		return n, err
+	}
 	return n, dir.Rename(temp, target)
 }
 
-func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir string) error {
+func there(target string) error {
+	return fmt.Errorf("%s is there already, and --no-clobber was said", printable(target))
+}
+
+// readBackFile holds a file on its disk against the sum of what was written to f.
+func readBackFile(dir *os.Root, name string, f *os.File, sum *blake3.Hasher) error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	// Only what is clean and synced leaves the cache; that it does is not promised.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	r, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	again := blake3.New()
+	if _, err := io.Copy(again, r); err != nil {
+		return fmt.Errorf("read back what was written: %w", err)
+	}
+	if !bytes.Equal(again.Sum(nil), sum.Sum(nil)) {
+		return fmt.Errorf("%s does not read back as it was written: its disk or memory is at fault", f.Name())
+	}
+	return nil
+}
+
+func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir string, how getting) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
@@ -318,7 +384,7 @@ func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir
 			if err := root.MkdirAll(filepath.Dir(rel), 0o777); err != nil {
 				return o, err
 			}
-			_, err := getOne(ctx, cl, bars, bucket, o.Key, root, rel, nil, http.Header{})
+			_, err := getOne(ctx, cl, bars, bucket, o.Key, root, rel, nil, http.Header{}, how)
 			return o, err
 		})
 		if n += len(done); jsonWanted(cmd) {

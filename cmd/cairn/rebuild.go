@@ -26,6 +26,7 @@ func offline(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().String("key-file", "", "key file (default CLUSTER.key in the configuration directory)")
 	cmd.Flags().String("memory", "512MiB", "memory that the collector keeps the process to, as far as it can")
 	cmd.Flags().Bool("json", false, "print JSON")
+	unlockFlags(cmd)
 	settings(cmd.Flags(), serveSection, "data", "key-file", "memory")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
@@ -47,6 +48,9 @@ func openOffline(cmd *cobra.Command) (*datadir.Dir, *slog.Logger, error) {
 	o := datadir.Options{Config: config, Log: logger}
 	o.Dir, _ = cmd.Flags().GetString("data")
 	o.KeyFile, _ = cmd.Flags().GetString("key-file")
+	if o.Unlock, err = unlockWith(cmd); err != nil {
+		return nil, nil, err
+	}
 	dir, err := datadir.Open(cmd.Context(), o)
 	if err != nil {
 		return nil, nil, &exitError{exitNoReach, err}

@@ -193,11 +193,18 @@ func (s *sending) remember() {
 		return
 	}
 	defer f.Close()
-	var n uploadNote
-	b, err := io.ReadAll(io.LimitReader(f, 4<<10))
-	if err == nil && json.Unmarshal(b, &n) == nil && isUploadPath(n.Location) {
-		s.at = n.Location
+	if b, err := io.ReadAll(io.LimitReader(f, 4<<10)); err == nil {
+		s.at = uploadOf(b)
 	}
+}
+
+// uploadOf is the path of the upload that a note names; empty: it names none.
+func uploadOf(note []byte) string {
+	var n uploadNote
+	if json.Unmarshal(note, &n) != nil || !isUploadPath(n.Location) {
+		return ""
+	}
+	return n.Location
 }
 
 // isUploadPath reports whether a path is one that a server names an upload by.

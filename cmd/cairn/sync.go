@@ -300,7 +300,7 @@ func (s *syncing) copyAll(names []string, files map[string]synced) []string {
 		if err := s.root.MkdirAll(filepath.Dir(filepath.FromSlash(name)), 0o777); err != nil {
 			return name, err
 		}
-		_, err := getOne(ctx, s.cl, bars, s.bucket, s.prefix+name, s.root, filepath.FromSlash(name), nil, http.Header{})
+		_, err := getOne(ctx, s.cl, bars, s.bucket, s.prefix+name, s.root, filepath.FromSlash(name), nil, http.Header{}, getting{})
 		return name, err
 	})
 }
