@@ -18,13 +18,16 @@ import (
 // read and is what was written.
 type Report struct {
 	Packs    int       `json:"packs"`
+	Dead     int       `json:"dead_packs"` // of them, data packs that no chunk lies in any more: not read
 	Shards   int       `json:"shards"`
 	Chunks   int       `json:"chunks"`
-	Objects  int       `json:"objects"`
+	Objects  int       `json:"objects"` // versions of objects
 	Bytes    uint64    `json:"bytes_read"`
 	Damaged  int       `json:"damaged"` // shards to be repaired
 	Lost     int       `json:"lost"`    // packs, chunks or objects that cannot be had from the nodes at hand
 	Findings []Finding `json:"findings"`
+
+	unread map[index.Resident]struct{} // chunks that were lost, by realm and ID
 }
 
 // Finding is one thing that is not as it should be.
@@ -159,10 +162,14 @@ func (s *Store) verifyPacks(ctx context.Context, r *Report) error {
 func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 	var (
 		g         geometry
+		pk        index.PackRow
 		residents []index.Resident
 		rows      []index.ChunkRow
 	)
 	if err := s.view(func(rd index.Reader) (err error) {
+		if pk, err = rd.Pack(p); err != nil {
+			return err
+		}
 		if g, err = s.locate(rd, p); err != nil {
 			return err
 		}
@@ -181,6 +188,10 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 		return err
 	}
 	r.Packs++
+	if empty(pk) {
+		r.Dead++
+		return nil
+	}
 	set := s.members.Load()
 	w, err := s.newWhole(ctx, g)
 	if err != nil {
@@ -225,6 +236,9 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 	if err != nil {
 		if len(rows) > 0 {
 			r.lost("unreadable pack", "pack %v with %d chunks: %v", p, len(rows), err)
+			for _, x := range residents {
+				r.loseChunk(x.Realm, x.Chunk)
+			}
 		} else {
 			r.damaged("unreadable pack", "pack %v, which holds no chunk any more: %v", p, err)
 		}
@@ -248,6 +262,7 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 		}
 		if err != nil {
 			r.lost("chunk", "pack %v, chunk at %d: %v", p, row.Offset, err)
+			r.loseChunk(residents[i].Realm, residents[i].Chunk)
 		}
 	}
 	return nil
@@ -299,7 +314,15 @@ func (s *Store) verifyChunk(row index.ChunkRow, x index.Resident, payload []byte
 	return nil
 }
 
-// verifyObjects walks the manifest of every version of every object.
+func (r *Report) loseChunk(realm id.Realm, c id.Chunk) {
+	if r.unread == nil {
+		r.unread = map[index.Resident]struct{}{}
+	}
+	r.unread[index.Resident{Realm: realm, Chunk: c}] = struct{}{}
+}
+
+// verifyObjects walks the manifest of every version of every object, and names those
+// that need a chunk which was lost.
 func (s *Store) verifyObjects(ctx context.Context, r *Report) error {
 	return s.view(func(rd index.Reader) error {
 		buckets, err := rd.Buckets()
@@ -317,13 +340,18 @@ func (s *Store) verifyObjects(ctx context.Context, r *Report) error {
 					if o.Deleted {
 						continue
 					}
-					r.Objects++
-					err := s.verifyManifest(ctx, rd, b.Realm, o.Object)
+					what := fmt.Sprintf("%s/%s, version %v", b.Name, o.Key, o.Version)
+					if hidden(b.Name) { // an upload on its way, or what a request came to
+						what = fmt.Sprintf("of the store's own, %q in %s", o.Key, b.Name)
+					} else {
+						r.Objects++
+					}
+					err := s.verifyManifest(ctx, rd, r, b.Realm, o.Object)
 					if errors.Is(err, id.ErrNewer) {
 						return err
 					}
 					if err != nil {
-						r.lost("object", "bucket %s, version %v: %v", b.Name, o.Version, err)
+						r.lost("object", "%s: %v", what, err)
 					}
 				}
 				if !page.More {
@@ -338,7 +366,7 @@ func (s *Store) verifyObjects(ctx context.Context, r *Report) error {
 
 // verifyManifest checks that every chunk of a version has a row with the length
 // that the manifest says. The chunks themselves were opened with their packs.
-func (s *Store) verifyManifest(ctx context.Context, rd index.Reader, realmID id.Realm, o index.Object) error {
+func (s *Store) verifyManifest(ctx context.Context, rd index.Reader, r *Report, realmID id.Realm, o index.Object) error {
 	if err := o.Manifest.Check(); err != nil {
 		return err
 	}
@@ -355,6 +383,9 @@ func (s *Store) verifyManifest(ctx context.Context, rd index.Reader, realmID id.
 				return nil
 			}
 			return err
+		}
+		if _, lost := r.unread[index.Resident{Realm: realmID, Chunk: l.ref.Chunk}]; lost {
+			return fmt.Errorf("%w: a chunk of it, at byte %d, cannot be read", ErrDamaged, w.pos-l.ref.Len)
 		}
 		row, err := rd.Chunk(realmID, l.ref.Chunk)
 		if err != nil {

@@ -541,7 +541,10 @@ func printReport(cmd *cobra.Command, r store.Report) {
 	w := cmd.OutOrStdout()
 	fmt.Fprintf(w, "packs %d, shards %d, chunks %d, objects %d; %s read\n", r.Packs, r.Shards, r.Chunks, r.Objects, humanize.IBytes(r.Bytes))
 	for _, f := range r.Findings {
-		fmt.Fprintf(w, "%s: %s\n", f.Kind, f.Detail)
+		fmt.Fprintf(w, "%s: %s\n", f.Kind, printable(f.Detail))
+	}
+	if r.Dead > 0 {
+		fmt.Fprintf(w, "%s of them not read, which nothing lies in any more\n", plural(r.Dead, "pack"))
 	}
 	switch {
 	case r.Lost > 0:
