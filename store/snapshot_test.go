@@ -778,8 +778,13 @@ func (r *rig) logUnapplied(rec record.Record) {
 			return err
 		}, nil
 	}})
-	if err == nil || r.st.Failure() == nil {
-		r.t.Fatalf("a record that was logged and not applied: %v", err)
+	if err == nil {
+		r.t.Fatal("a record that was logged and not applied was acknowledged")
+	}
+	select {
+	case <-r.st.Failed(): // which may come a moment after the answer
+	case <-time.After(30 * time.Second):
+		r.t.Fatalf("the store goes on behind a record that was logged and not applied: %v", err)
 	}
 }
 
