@@ -114,9 +114,7 @@ func TestLostChunksAreHealedByTheNextUpload(t *testing.T) {
 // A shard of a node that does not answer may come back: nothing is lost by that.
 func TestAwayIsNotLost(t *testing.T) {
 	r := newRig(t)
-	r.change = func(c *Config) { c.idle, c.Lag = true, noDeadline }
-	r.close()
-	r.open()
+	r.idle()
 	big := random(63, 3<<20)
 	r.put("big", big)
 	r.close()
@@ -151,9 +149,7 @@ func TestAwayIsNotLost(t *testing.T) {
 // the next.
 func TestLostInTheRoundThatBringsItAgain(t *testing.T) {
 	r := newRig(t)
-	r.change = func(c *Config) { c.idle, c.Lag = true, noDeadline }
-	r.close()
-	r.open()
+	r.idle()
 	small := []byte("small")
 	r.put("small", small)
 	r.lose()

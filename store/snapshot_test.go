@@ -495,9 +495,7 @@ func (r *rig) awayHolder() {
 // that carries it: the chain is then walked once more, from the tail on.
 func TestCarriedLinkFarBehindTheTail(t *testing.T) {
 	r := newRig(t)
-	r.change = func(c *Config) { c.idle = true } // a repair's record would come between
-	r.close()
-	r.open()
+	r.idle() // a repair's record would come between
 	objects := r.puts("a", 3)
 	lost := []id.Pack{r.st.writer.head.pack}
 	r.awayHolder()
@@ -518,9 +516,7 @@ func TestCarriedLinkFarBehindTheTail(t *testing.T) {
 // pack that carries it is gone too, or not: the snapshot is found by the next one.
 func TestRecordThatIsCarriedIsFound(t *testing.T) {
 	r := newRig(t)
-	r.change = func(c *Config) { c.idle = true } // a repair's record would come between
-	r.close()
-	r.open()
+	r.idle() // a repair's record would come between
 	r.puts("a", 20)
 	want := r.snapshot().Number
 	var packs []id.Pack
@@ -571,6 +567,7 @@ func (r *rig) rebuild(stores map[string]node.Store, to uint64) Rebuilt {
 // too; without a shard of the tail these are left out, and that is said.
 func TestRebuildOfThePast(t *testing.T) {
 	r := newRig(t)
+	r.idle()
 	r.puts("a", 10)
 	r.snapshot()
 	r.puts("b", 3)

@@ -128,6 +128,14 @@ func (r *rig) open() {
 	}
 }
 
+// idle starts the store anew without its background jobs, from now on: nothing but
+// the test adds to the log.
+func (r *rig) idle() {
+	r.change = func(c *Config) { c.idle, c.Lag = true, noDeadline } // no shard on a second node
+	r.close()
+	r.open()
+}
+
 // close stops the store cleanly.
 func (r *rig) close() {
 	r.t.Helper()
