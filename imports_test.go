@@ -49,7 +49,7 @@ var homes = []struct {
 	{"github.com/labstack/echo", "the web framework translates protocols; it appears only in api", []string{"api"}, false},
 	{"github.com/dgraph-io/badger", "badger is one engine of the index; nothing else may depend on how it works", []string{"index/kv/badgerkv"}, false},
 	{"github.com/klauspost/reedsolomon", "the codec's types stay in erasure", []string{"erasure"}, false},
-	{"github.com/tidwall/btree", "the memory engine's tree", []string{"index/kv", "node"}, false},
+	{"github.com/tidwall/btree", "the memory engine's tree", []string{"index/kv"}, false},
 	{"github.com/spf13/cobra", "commands are cmd's", []string{"cmd"}, false},
 	{"github.com/spf13/pflag", "flags are cmd's", []string{"cmd"}, false},
 	{"github.com/pelletier/go-toml", "configuration ends in cmd; below, it is fields of a struct", []string{"cmd"}, false},

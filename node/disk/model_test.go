@@ -212,7 +212,7 @@ func (m *model) check(n *Node) error {
 		}
 		logs[f.Info.Key] = true
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(m.keys), compareKeys) {
+	for _, k := range slices.SortedFunc(maps.Keys(m.keys), func(a, b node.Key) int { return compareKeys(&a, &b) }) {
 		km := m.keys[k]
 		want := km.bytes
 		info, _, err := n.Stat(ctx, k)
@@ -290,7 +290,7 @@ func (n *Node) selfCheck() error {
 	t := n.table
 	entries, notes, size := map[*segment]int{}, map[*segment]int{}, map[*segment]int64{}
 	var lives, deads, liveBytes, deadBytes int64
-	t.byKey.Scan(func(it keyItem) bool {
+	t.byKey.each(func(it keyItem) bool {
 		for i := it.e; i != 0; i = t.at(i).older {
 			e := t.at(i)
 			entries[e.seg]++
@@ -354,7 +354,7 @@ func (m *model) step(n *Node, rng *rand.Rand) error {
 		if len(m.keys) == 0 {
 			return node.Key{}, false
 		}
-		all := slices.SortedFunc(maps.Keys(m.keys), compareKeys)
+		all := slices.SortedFunc(maps.Keys(m.keys), func(a, b node.Key) int { return compareKeys(&a, &b) })
 		return all[rng.IntN(len(all))], true
 	}
 	switch x := rng.IntN(100); {

@@ -436,19 +436,7 @@ func (l *loader) take(s *segment, shards []footShard, notes []footNote) {
 		if sh.damaged {
 			flags = broken
 		}
-		if n.table.add(&sh.rec, s, flags) != 0 {
-			continue
-		}
-		// A second copy of one instance: a rewriting was cut short. A good one wins.
-		i := n.table.find(sh.key, sh.inst)
-		if e := n.table.at(i); e.flags&broken != 0 && !sh.damaged {
-			if e.seg.closed {
-				l.dirty = append(l.dirty, e.seg)
-			}
-			n.table.move(i, s, sh.off)
-		} else if !slices.Contains(l.dirty, s) {
-			l.dirty = append(l.dirty, s)
-		}
+		n.table.load(&sh.rec, s, flags)
 	}
 	for _, nt := range notes {
 		n.lastInst = max(n.lastInst, nt.num)
@@ -456,9 +444,24 @@ func (l *loader) take(s *segment, shards []footShard, notes []footNote) {
 	}
 }
 
+// twice is told of a second copy of one instance: a rewriting was cut short. A good
+// one wins.
+func (l *loader) twice(first, second uint32) {
+	a, b := l.n.table.at(first), l.n.table.at(second)
+	stale := b.seg
+	if a.flags&broken != 0 && b.flags&broken == 0 {
+		stale = a.seg
+		l.n.table.move(first, b.seg, b.off())
+	}
+	if !slices.Contains(l.dirty, stale) {
+		l.dirty = append(l.dirty, stale)
+	}
+}
+
 // build applies the notes and settles what lies under one key more than once.
 func (l *loader) build() error {
 	n := l.n
+	n.table.settle(l.twice)
 	slices.SortFunc(l.notes, func(a, b homeNote) int {
 		switch {
 		case a.num < b.num:
@@ -477,7 +480,7 @@ func (l *loader) build() error {
 	// Only the newest instance of a key may live without an undelete: an older
 	// one was replaced because it was damaged.
 	now := n.now().UnixNano()
-	n.table.byKey.Scan(func(it keyItem) bool {
+	n.table.byKey.each(func(it keyItem) bool {
 		for i := n.table.at(it.e).older; i != 0; i = n.table.at(i).older {
 			if _, noted := n.table.fates[i]; !noted {
 				n.table.kill(i)

@@ -303,7 +303,7 @@ func (n *Node) List(ctx context.Context, after node.Key, limit int) ([]node.Info
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	t := n.table
-	t.byKey.Ascend(keyItem{key: after}, func(it keyItem) bool {
+	t.byKey.ascend(keyItem{key: after}, func(it keyItem) bool {
 		if it.key == after {
 			return true
 		}

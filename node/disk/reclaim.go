@@ -155,7 +155,7 @@ func (n *Node) settleDoubts(ctx context.Context) error {
 		rs = append(rs, r)
 	}
 	n.mu.Unlock()
-	slices.SortFunc(rs, func(a, b *request) int { return compareKeys(a.note.key, b.note.key) })
+	slices.SortFunc(rs, func(a, b *request) int { return compareKeys(&a.note.key, &b.note.key) })
 	return n.sendAll(ctx, n.journal, rs)
 }
 

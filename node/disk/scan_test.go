@@ -447,8 +447,8 @@ func TestTableOrder(t *testing.T) {
 					t.Fatalf("%+v is not where it was put", r)
 				}
 			}
-			if tab.byKey.Len() != len(newest) || seg.entries != len(recs) {
-				t.Fatalf("%d keys, %d entries, want %d, %d", tab.byKey.Len(), seg.entries, len(newest), len(recs))
+			if tab.byKey.len() != len(newest) || seg.entries != len(recs) {
+				t.Fatalf("%d keys, %d entries, want %d, %d", tab.byKey.len(), seg.entries, len(newest), len(recs))
 			}
 			for k, inst := range newest {
 				if tab.at(tab.newest(k)).inst != inst {

@@ -3,25 +3,25 @@ package disk
 import (
 	"bytes"
 	"cmp"
+	"slices"
 
 	"cairn/id"
 	"cairn/node"
 	"cairn/pack"
-
-	"github.com/tidwall/btree"
 )
 
 // table says where each shard lies. It is rebuilt at every open and lives only
-// in memory: 32 bytes an entry and 24 in the tree by key, whose nodes are about
-// two thirds full; a log shard has 48 more in the order of positions, a dead one
-// its fate. Whoever uses it holds Node.mu.
+// in memory: 32 bytes an entry and 24 in the order of keys, whose blocks are full
+// behind an open and about two thirds full where shards came since; a log shard has
+// 48 more in the order of positions, a dead one its fate. Whoever uses it holds Node.mu.
 type table struct {
-	slabs []*[slabLen]entry // entries never move: entry i is slabs[i/slabLen][i%slabLen]
-	used  uint32            // entries ever handed out
-	free  uint32            // head of the list of those given back, linked by older
-	byKey *btree.BTreeG[keyItem]
-	byPos positions       // log shards, dead ones too
-	fates map[uint32]fate // of entries that are dead, or were
+	slabs   []*[slabLen]entry // entries never move: entry i is slabs[i/slabLen][i%slabLen]
+	used    uint32            // entries ever handed out
+	free    uint32            // head of the list of those given back, linked by older
+	byKey   ordered[keyItem]
+	byPos   ordered[posItem] // log shards, dead ones too
+	loading []keyItem        // entries that [table.settle] will put under their keys
+	fates   map[uint32]fate  // of entries that are dead, or were
 
 	lives, deads         int64
 	liveBytes, deadBytes int64
@@ -72,11 +72,12 @@ func newTable() *table {
 		slabs: []*[slabLen]entry{new([slabLen]entry)},
 		used:  1,
 		fates: map[uint32]fate{},
-		byKey: btree.NewBTreeGOptions(func(a, b keyItem) bool { return compareKeys(a.key, b.key) < 0 }, btree.Options{Degree: 32, NoLocks: true}),
+		byKey: ordered[keyItem]{compare: func(a, b *keyItem) int { return compareKeys(&a.key, &b.key) }},
+		byPos: ordered[posItem]{compare: comparePos},
 	}
 }
 
-func compareKeys(a, b node.Key) int {
+func compareKeys(a, b *node.Key) int {
 	if c := bytes.Compare(a.Pack[:], b.Pack[:]); c != 0 {
 		return c
 	}
@@ -87,7 +88,7 @@ func compareKeys(a, b node.Key) int {
 // key; the entry tells two instances apart.
 func comparePos(a, b *posItem) int {
 	return cmp.Or(cmp.Compare(a.pos.Seq, b.pos.Seq), cmp.Compare(a.pos.Attempt, b.pos.Attempt),
-		cmp.Compare(a.pos.Epoch, b.pos.Epoch), compareKeys(a.key, b.key), cmp.Compare(a.e, b.e))
+		cmp.Compare(a.pos.Epoch, b.pos.Epoch), compareKeys(&a.key, &b.key), cmp.Compare(a.e, b.e))
 }
 
 func (t *table) at(i uint32) *entry { return &t.slabs[i/slabLen][i%slabLen] }
@@ -100,8 +101,10 @@ func (e *entry) length() int64 { return alignUp(recordHead + int64(e.size)) }
 
 // newest returns the newest instance under k, 0 for none.
 func (t *table) newest(k node.Key) uint32 {
-	it, _ := t.byKey.Get(keyItem{key: k})
-	return it.e
+	if it := t.byKey.get(&keyItem{key: k}); it != nil {
+		return it.e
+	}
+	return 0
 }
 
 // live returns the instance under k that answers, 0 for none. It is always the
@@ -137,6 +140,72 @@ func (t *table) add(r *rec, seg *segment, flags uint8) uint32 {
 		}
 		prev = i
 	}
+	i := t.enter(r, seg, flags)
+	e := t.at(i)
+	if prev == 0 {
+		e.older = first
+		t.byKey.set(keyItem{r.key, i})
+	} else {
+		e.older, t.at(prev).older = t.at(prev).older, i
+	}
+	return i
+}
+
+// load is add for one of many: it is under its key, and told from a second copy of the
+// same instance, when settle has been called.
+func (t *table) load(r *rec, seg *segment, flags uint8) {
+	t.loading = append(t.loading, keyItem{r.key, t.enter(r, seg, flags)})
+}
+
+// settle puts what was loaded under its keys. Of two copies of one instance the one
+// that was loaded first stays, once twice has been called, which may move it to the
+// other's place. It is called once, before anything else looks for a key: to sort all
+// and add them in order takes less than to find each one's place, and leaves the blocks
+// full.
+func (t *table) settle(twice func(first, second uint32)) {
+	slices.SortFunc(t.loading, func(a, b keyItem) int {
+		if c := compareKeys(&a.key, &b.key); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(t.at(b.e).inst, t.at(a.e).inst), cmp.Compare(a.e, b.e))
+	})
+	var last keyItem // the oldest instance under the key at hand
+	for i, it := range t.loading {
+		switch {
+		case i == 0 || it.key != last.key:
+			t.byKey.set(it)
+		case t.at(it.e).inst == t.at(last.e).inst:
+			twice(last.e, it.e)
+			t.forget(it.e)
+			continue
+		default:
+			t.at(last.e).older = it.e
+		}
+		last = it
+	}
+	t.loading = nil
+}
+
+// forget takes away an entry that stands under no key.
+func (t *table) forget(i uint32) {
+	e := t.at(i)
+	t.lives--
+	t.liveBytes -= int64(e.size)
+	t.leave(e)
+	if e.kind == pack.Log {
+		t.byPos.each(func(it posItem) bool {
+			if it.e == i {
+				t.byPos.remove(it)
+			}
+			return it.e != i
+		})
+	}
+	*e = entry{older: t.free}
+	t.free = i
+}
+
+// enter makes a live entry, which is under no key yet.
+func (t *table) enter(r *rec, seg *segment, flags uint8) uint32 {
 	i := t.free
 	if i != 0 {
 		t.free = t.at(i).older
@@ -149,12 +218,6 @@ func (t *table) add(r *rec, seg *segment, flags uint8) uint32 {
 	}
 	e := t.at(i)
 	*e = entry{inst: r.inst, seg: seg, block: uint32(r.off / blockSize), size: r.size, kind: r.kind, flags: flags}
-	if prev == 0 {
-		e.older = first
-		t.byKey.Set(keyItem{r.key, i})
-	} else {
-		e.older, t.at(prev).older = t.at(prev).older, i
-	}
 	seg.entries++
 	seg.bytes += e.length()
 	if flags&broken != 0 {
@@ -187,9 +250,9 @@ func (t *table) remove(r *rec, i uint32) {
 		}
 		t.at(first).older = e.older
 	} else if e.older != 0 {
-		t.byKey.Set(keyItem{r.key, e.older})
+		t.byKey.set(keyItem{r.key, e.older})
 	} else {
-		t.byKey.Delete(keyItem{key: r.key})
+		t.byKey.remove(keyItem{key: r.key})
 	}
 	t.leave(e)
 	t.setFate(i, fate{})

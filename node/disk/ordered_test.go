@@ -21,7 +21,7 @@ func posAt(seq uint64, e uint32) posItem {
 func TestPositions(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var (
-			o    positions
+			o    = ordered[posItem]{compare: comparePos}
 			want []posItem
 			next uint64
 		)
@@ -37,7 +37,7 @@ func TestPositions(t *testing.T) {
 			want = slices.DeleteFunc(want, func(x posItem) bool { return x == it })
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			n := rapid.IntRange(1, 2*positionBlock).Draw(t, "n")
+			n := rapid.IntRange(1, 2*blockItems).Draw(t, "n")
 			rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0, 1:
@@ -59,7 +59,7 @@ func TestPositions(t *testing.T) {
 				}
 			}
 			for _, b := range o.blocks {
-				if len(b) == 0 || len(b) > positionBlock {
+				if len(b) == 0 || len(b) > blockItems {
 					t.Fatalf("a block of %d items", len(b))
 				}
 			}
