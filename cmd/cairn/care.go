@@ -69,6 +69,9 @@ type (
 func newStatus() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "status", Short: "What the store survives right now, and how its nodes are", Args: cobra.NoArgs,
+		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already; "writes" whether
+data is taken, and if not, why. A node is up, slow (it owes answers), full, down (it could not be asked), or missing (its
+directory is not there or not its own); the last column says what to do.`,
 		Example: "  cairn status\n  cairn status --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
 			cl, err := newClient(cmd)
@@ -117,6 +120,10 @@ func printNodes(cmd *cobra.Command, nodes []nodeInfo) error {
 func newDf() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "df", Short: "Account for the bytes of the store", Args: cobra.NoArgs,
+		Long: `Say where the bytes go, from what clients stored to what is on the disks. "unique" is what remains of "logical" when equal
+chunks are counted once, "compressed" what remains of that after compression. "live" and "dead" part the sealed chunks by
+whether an object or version refers to them. "parity", "padding", "pending" and "free in segments" are what durability and the
+layout on disk add. "physical" leaves out the index and about 64 KiB of small files on each node.`,
 		Example: "  cairn df\n  cairn df --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
 			cl, err := newClient(cmd)

@@ -63,10 +63,10 @@ type (
 func newBucket() *cobra.Command {
 	c := parent(&cobra.Command{Use: "bucket", Short: "Make, list, change and remove buckets"})
 	settings := func(cmd *cobra.Command) *cobra.Command {
-		cmd.Flags().Uint8("k", 0, "most data shards of its packs (default 4)")
-		cmd.Flags().String("compression", "", "auto or off (default auto)")
-		cmd.Flags().String("profile", "", "chunk sizes: default, or fine for data with small changes")
-		cmd.Flags().Bool("versioning", false, "keep every version of an object")
+		cmd.Flags().Uint8("k", 0, "most data shards of its packs (default 4): more take less room for parity, and more nodes for each read")
+		cmd.Flags().String("compression", "", "auto compresses what a probe finds worth it, off nothing (default auto)")
+		cmd.Flags().String("profile", "", "chunk sizes: default (about 1 MiB), or fine (about 256 KiB) for data with many small changes")
+		cmd.Flags().Bool("versioning", false, "keep every version of an object; without it an overwrite is final")
 		return clientFlags(cmd)
 	}
 	read := func(cmd *cobra.Command) bucketSettings {
@@ -454,6 +454,10 @@ func listBuckets(cmd *cobra.Command, _ []string) error {
 func newList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls [BUCKET[/PREFIX]]", Short: "List buckets, or objects", Args: cobra.MaximumNArgs(1),
+		Long: `Without an argument list the buckets; with one the objects whose keys begin with PREFIX, one level of them: what follows
+up to the next slash is one line. A line has size, time of the last change and key, with --versions the version too, newest
+first, and delete markers. Sizes are logical: what the object has, not what it takes after deduplication. With --json the
+attributes are there as well.`,
 		Example: "  cairn ls\n  cairn ls main\n  cairn ls main/photos/ --recursive",
 		RunE:    do(runList),
 	}
@@ -529,6 +533,8 @@ func printable(s string) string {
 func newStat() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "stat BUCKET/KEY", Short: "Show what is known of an object", Args: cobra.ExactArgs(1),
+		Long: `Show an object's size, version, time, ETag, type and metadata, without reading it. The ETag is a keyed hash: the same for the
+same bytes in this store, and nothing that another program could compute. Exit code 1 when there is no such object.`,
 		Example: "  cairn stat main/notes.txt\n  cairn stat main/notes.txt --version 000000000000002a00000000",
 		RunE: do(func(cmd *cobra.Command, args []string) error {
 			cl, err := newClient(cmd)
