@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -142,4 +143,45 @@ func eachName(cmd *cobra.Command, word string, names []string, more map[string]a
 		}
 	}
 	return b.result(cmd, len(done))
+}
+
+// errStopped ends a listing of which nothing more is to be tried.
+var errStopped = errors.New("stopped")
+
+// eachUnder does something to every object whose key begins with prefix, page by page
+// and --parallel at a time, and returns to how many. line, unless it is nil, gives what
+// is told of each that was done; with --json they are all printed together under word.
+func eachUnder[T any](cmd *cobra.Command, cl *client, bucket, prefix, word string, do func(ctx context.Context, o objectInfo) (T, error), line func(T) string) (int, error) {
+	parallel, _ := cmd.Flags().GetInt("parallel")
+	var failed batch
+	all, n := []T{}, 0 // all is kept for --json only
+	err := eachPage(cmd.Context(), cl, bucket, url.Values{"prefix": {prefix}}, func(p listing) error {
+		done := each(cmd.Context(), max(parallel, 1), p.Objects, &failed, func(o objectInfo) string { return bucket + "/" + o.Key }, do)
+		n += len(done)
+		for _, d := range done {
+			if jsonWanted(cmd) {
+				all = append(all, d)
+			} else if line != nil {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), line(d)); err != nil {
+					return err
+				}
+			}
+		}
+		if failed.stop != nil {
+			failed.more = p.More
+			return errStopped
+		}
+		return nil
+	})
+	if errors.Is(err, errStopped) {
+		err = nil // the batch tells it
+	}
+	if err == nil && n == 0 && len(failed.failed) == 0 {
+		err = fmt.Errorf("nothing begins with %s", printable(bucket+"/"+prefix))
+	}
+	err = errors.Join(err, failed.result(cmd, n))
+	if jsonWanted(cmd) {
+		err = errors.Join(err, printJSON(cmd, failed.into(map[string]any{word: all})))
+	}
+	return n, err
 }

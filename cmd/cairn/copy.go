@@ -130,41 +130,8 @@ func (c *copying) tree(from, prefix, to, target string) error {
 	if from == to && (strings.HasPrefix(target, prefix) || c.action == "rename_from" && target == prefix) {
 		return &exitError{exitUsage, fmt.Errorf("%s/%s lies within %s/%s: what was copied would be copied again", to, target, from, prefix)}
 	}
-	parallel, _ := c.cmd.Flags().GetInt("parallel")
-	var failed batch
-	all, n := []objectInfo{}, 0 // all is kept for --json only
-	type pair struct {
-		key string
-		o   objectInfo
-	}
-	err := eachPage(c.cmd.Context(), c.cl, from, url.Values{"prefix": {prefix}}, func(p listing) error {
-		done := each(c.cmd.Context(), max(parallel, 1), p.Objects, &failed, func(o objectInfo) string { return from + "/" + o.Key }, func(ctx context.Context, o objectInfo) (pair, error) {
-			made, err := c.one(ctx, from, o.Key, to, target+strings.TrimPrefix(o.Key, prefix))
-			return pair{o.Key, made}, err
-		})
-		n += len(done)
-		for _, d := range done {
-			if jsonWanted(c.cmd) {
-				all = append(all, d.o)
-			} else if _, err := fmt.Fprintln(c.cmd.OutOrStdout(), c.line(from, d.key, d.o)); err != nil {
-				return err
-			}
-		}
-		if failed.stop != nil {
-			failed.more = p.More
-			return errStopped
-		}
-		return nil
-	})
-	if errors.Is(err, errStopped) {
-		err = nil // the batch tells it
-	}
-	if err == nil && n == 0 && len(failed.failed) == 0 {
-		err = fmt.Errorf("nothing begins with %s", printable(from+"/"+prefix))
-	}
-	err = errors.Join(err, failed.result(c.cmd, n))
-	if jsonWanted(c.cmd) {
-		err = errors.Join(err, printJSON(c.cmd, failed.into(map[string]any{"objects": all})))
-	}
+	_, err := eachUnder(c.cmd, c.cl, from, prefix, "objects", func(ctx context.Context, o objectInfo) (objectInfo, error) {
+		return c.one(ctx, from, o.Key, to, target+strings.TrimPrefix(o.Key, prefix))
+	}, func(o objectInfo) string { return c.line(from, prefix+strings.TrimPrefix(o.Key, target), o) })
 	return err
 }

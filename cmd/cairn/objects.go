@@ -372,45 +372,25 @@ func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir
 		return err
 	}
 	defer root.Close()
-	parallel, _ := cmd.Flags().GetInt("parallel")
-	var failed batch
-	all, n := []objectInfo{}, 0 // all is kept for --json only
-	err = eachPage(cmd.Context(), cl, bucket, url.Values{"prefix": {prefix}}, func(p listing) error {
-		done := each(cmd.Context(), max(parallel, 1), p.Objects, &failed, func(o objectInfo) string { return bucket + "/" + o.Key }, func(ctx context.Context, o objectInfo) (objectInfo, error) {
-			rel := strings.TrimPrefix(o.Key, prefix)
-			if !fileName(rel) {
-				return o, fmt.Errorf("%q cannot be a file's name under %s", rel, dir)
-			}
-			if err := root.MkdirAll(filepath.Dir(rel), 0o777); err != nil {
-				return o, err
-			}
-			_, err := getOne(ctx, cl, bars, bucket, o.Key, root, rel, nil, http.Header{}, how)
+	n, err := eachUnder(cmd, cl, bucket, prefix, "objects", func(ctx context.Context, o objectInfo) (objectInfo, error) {
+		rel := strings.TrimPrefix(o.Key, prefix)
+		if !fileName(rel) {
+			return o, fmt.Errorf("%q cannot be a file's name under %s", rel, dir)
+		}
+		if err := root.MkdirAll(filepath.Dir(rel), 0o777); err != nil {
 			return o, err
-		})
-		if n += len(done); jsonWanted(cmd) {
-			all = append(all, done...)
 		}
-		if failed.stop != nil {
-			failed.more = p.More
-			return errStopped
-		}
-		return nil
-	})
+		_, err := getOne(ctx, cl, bars, bucket, o.Key, root, rel, nil, http.Header{}, how)
+		return o, err
+	}, nil)
 	bars.wait()
-	if errors.Is(err, errStopped) {
-		err = nil // the batch tells it
+	if !jsonWanted(cmd) {
+		_, perr := fmt.Fprintf(cmd.OutOrStdout(), "read %s into %s\n", plural(n, "object"), printable(dir))
+		err = errors.Join(err, perr)
 	}
-	if err == nil && n == 0 && len(failed.failed) == 0 {
-		err = fmt.Errorf("nothing begins with %s/%s", bucket, prefix)
-	}
-	if jsonWanted(cmd) {
-		return errors.Join(err, failed.result(cmd, n), printJSON(cmd, failed.into(map[string]any{"objects": all})))
-	}
-	_, perr := fmt.Fprintf(cmd.OutOrStdout(), "read %d objects into %s\n", n, dir)
-	return errors.Join(err, failed.result(cmd, n), perr)
+	return err
 }
 
-var errStopped = errors.New("stopped")
 
 // eachPage goes through the pages of a listing.
 func eachPage(ctx context.Context, cl *client, bucket string, query url.Values, fn func(listing) error) error {

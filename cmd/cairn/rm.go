@@ -95,37 +95,8 @@ func removeTree(cmd *cobra.Command, cl *client, name string) error {
 			return errors.New("nothing was deleted")
 		}
 	}
-	parallel, _ := cmd.Flags().GetInt("parallel")
-	var failed batch
-	deleted, n := []string{}, 0 // deleted is kept for --json only
-	err = eachPage(cmd.Context(), cl, bucket, url.Values{"prefix": {prefix}}, func(p listing) error {
-		nameOf := func(o objectInfo) string { return bucket + "/" + o.Key }
-		done := each(cmd.Context(), max(parallel, 1), p.Objects, &failed, nameOf, func(ctx context.Context, o objectInfo) (string, error) {
-			return nameOf(o), cl.call(ctx, http.MethodDelete, objectPath(bucket, o.Key), nil, nil, nil)
-		})
-		n += len(done)
-		for _, name := range done {
-			if jsonWanted(cmd) {
-				deleted = append(deleted, name)
-			} else if _, err := fmt.Fprintln(cmd.OutOrStdout(), "deleted "+printable(name)); err != nil {
-				return err
-			}
-		}
-		if failed.stop != nil {
-			failed.more = p.More
-			return errStopped
-		}
-		return nil
-	})
-	if errors.Is(err, errStopped) {
-		err = nil // the batch tells it
-	}
-	if err == nil && n == 0 && len(failed.failed) == 0 {
-		err = fmt.Errorf("nothing begins with %s", under)
-	}
-	err = errors.Join(err, failed.result(cmd, n))
-	if jsonWanted(cmd) {
-		err = errors.Join(err, printJSON(cmd, failed.into(map[string]any{"deleted": deleted})))
-	}
+	_, err = eachUnder(cmd, cl, bucket, prefix, "deleted", func(ctx context.Context, o objectInfo) (string, error) {
+		return bucket + "/" + o.Key, cl.call(ctx, http.MethodDelete, objectPath(bucket, o.Key), nil, nil, nil)
+	}, func(name string) string { return "deleted " + printable(name) })
 	return err
 }
