@@ -391,7 +391,6 @@ func getTree(cmd *cobra.Command, cl *client, bars *progress, bucket, prefix, dir
 	return err
 }
 
-
 // eachPage goes through the pages of a listing.
 func eachPage(ctx context.Context, cl *client, bucket string, query url.Values, fn func(listing) error) error {
 	for {
