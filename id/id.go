@@ -9,6 +9,7 @@ package id
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -40,6 +41,9 @@ type (
 	Writer [16]byte
 	// Upload names a resumable or multipart upload.
 	Upload [16]byte
+	// Job names one run of a job: a UUID of version 7 (RFC 9562), whose order is
+	// that of the times at which the runs began.
+	Job [16]byte
 )
 
 // Log numbers a log. There is one log today, number 0; rows and headers carry
@@ -77,9 +81,17 @@ func (c Cluster) String() string { return hex.EncodeToString(c[:]) }
 func (w Writer) String() string  { return hex.EncodeToString(w[:]) }
 func (u Upload) String() string  { return hex.EncodeToString(u[:]) }
 
+// String prints a job's ID as UUIDs are printed, in lower case.
+func (j Job) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", j[:4], j[4:6], j[6:8], j[8:10], j[10:])
+}
+
 // String prints a version as the sequence in 16 and the position in 8 lower-case
 // hexadecimal digits, so that the printed forms sort as the versions do.
 func (v Version) String() string { return fmt.Sprintf("%016x%08x", v.Seq, v.Pos) }
+
+// Compare orders jobs from old to new.
+func (j Job) Compare(o Job) int { return bytes.Compare(j[:], o[:]) }
 
 // Compare orders node IDs by their bytes.
 func (n Node) Compare(o Node) int { return bytes.Compare(n[:], o[:]) }
@@ -105,6 +117,7 @@ func (v Version) Compare(w Version) int {
 // IsZero reports whether the ID was never set. Random IDs are never zero.
 func (p Pack) IsZero() bool    { return p == Pack{} }
 func (n Node) IsZero() bool    { return n == Node{} }
+func (j Job) IsZero() bool     { return j == Job{} }
 func (c Cluster) IsZero() bool { return c == Cluster{} }
 func (w Writer) IsZero() bool  { return w == Writer{} }
 func (c Chunk) IsZero() bool   { return c == Chunk{} }
@@ -123,6 +136,24 @@ func NewWriter(r io.Reader) (Writer, error) { return draw[Writer](r) }
 
 // NewUpload draws an upload ID from r; nil means crypto/rand.
 func NewUpload(r io.Reader) (Upload, error) { return draw[Upload](r) }
+
+// NewJob makes the ID of a run that begins in that millisecond since 1970; what is
+// random in it is drawn from r, nil meaning crypto/rand.
+func NewJob(r io.Reader, ms uint64) (Job, error) {
+	j, err := draw[Job](r)
+	if err != nil {
+		return Job{}, err
+	}
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], ms<<16)
+	copy(j[:6], b[:])
+	j[6] = j[6]&0x0f | 0x70 // version
+	j[8] = j[8]&0x3f | 0x80 // variant
+	return j, nil
+}
+
+// Milliseconds is when the run began, in milliseconds since 1970.
+func (j Job) Milliseconds() uint64 { return binary.BigEndian.Uint64(j[:8]) >> 16 }
 
 // draw reads 16 random bytes that are not all zero.
 func draw[T ~[16]byte](r io.Reader) (T, error) {
@@ -152,6 +183,20 @@ func ParseNode(s string) (n Node, err error) { err = parse(n[:], s, "node"); ret
 
 // ParseCluster reads the printed form of a cluster ID.
 func ParseCluster(s string) (c Cluster, err error) { err = parse(c[:], s, "cluster"); return c, err }
+
+// ParseJob reads the printed form of a job's ID.
+func ParseJob(s string) (j Job, err error) {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return Job{}, fmt.Errorf("%w: job %q is no UUID", ErrSyntax, short(s))
+	}
+	if err = parse(j[:], s[:8]+s[9:13]+s[14:18]+s[19:23]+s[24:], "job"); err == nil && (j[6]>>4 != 7 || j[8]>>6 != 2) {
+		err = fmt.Errorf("%w: job %q is no UUID of version 7", ErrSyntax, short(s))
+	}
+	if err != nil {
+		return Job{}, err
+	}
+	return j, nil
+}
 
 // ParseVersion reads the printed form of a version.
 func ParseVersion(s string) (Version, error) {

@@ -42,6 +42,38 @@ func TestVersionsSortAsTheyPrint(t *testing.T) {
 	})
 }
 
+// TestJobsSortByTime: whatever is drawn, and the printed form is read back.
+func TestJobsSortByTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ms := rapid.Uint64Range(0, 1<<48-1)
+		a, b := ms.Draw(t, "a"), ms.Draw(t, "b")
+		random := bytes.NewReader(append(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "random"), 1))
+		x, err := NewJob(random, a)
+		if err != nil {
+			t.Skip(err)
+		}
+		y, err := NewJob(random, b)
+		if err != nil {
+			t.Skip(err)
+		}
+		if x.Milliseconds() != a || y.Milliseconds() != b || a < b && (x.Compare(y) >= 0 || x.String() >= y.String()) {
+			t.Fatalf("%v of %d and %v of %d", x, a, y, b)
+		}
+		if got, err := ParseJob(x.String()); err != nil || got != x {
+			t.Fatalf("job %v parses to %v, %v", x, got, err)
+		}
+	})
+	const good = "018bcfe5-687b-7abc-9abc-0123456789ab"
+	if _, err := ParseJob(good); err != nil {
+		t.Error(err)
+	}
+	for _, s := range []string{"", strings.ToUpper(good), good + "0", strings.ReplaceAll(good, "-", "0"), strings.Replace(good, "-7", "-4", 1), strings.Replace(good, "-9", "-c", 1), strings.Repeat("-", 36)} {
+		if _, err := ParseJob(s); !errors.Is(err, ErrSyntax) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for _, s := range []string{"", "zz", strings.Repeat("A", 32), strings.Repeat("a", 31), strings.Repeat("a", 33), strings.Repeat("a", 1<<20), strings.Repeat("g", 32)} {
 		if _, err := ParsePack(s); !errors.Is(err, ErrSyntax) {

@@ -283,7 +283,7 @@ func (s *Store) ReplaceNode(ctx context.Context, name string, st node.Store) err
 		s.nodes[name] = before
 		s.nodesMu.Unlock()
 	}
-	s.repairSoon()
+	s.repairSoon(ByLoss)
 	return err
 }
 

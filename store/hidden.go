@@ -12,7 +12,7 @@ import (
 )
 
 // Hidden buckets hold what clients do not name: uploads that are not objects yet,
-// and what named requests came to.
+// what named requests came to, and the history of jobs.
 const (
 	uploadsBucket  = ".uploads"
 	requestsBucket = ".requests"

@@ -31,32 +31,59 @@ func (s *Store) CheckIndex(ctx context.Context) (index.Report, error) {
 // proveIndex is CheckIndex; damage stops the store. The next start makes the
 // index anew.
 func (s *Store) proveIndex(ctx context.Context) error {
+	_, err := s.proved(ctx)
+	return err
+}
+
+func (s *Store) proved(ctx context.Context) (index.Report, error) {
 	r, err := s.CheckIndex(ctx)
 	if errors.Is(err, index.ErrDamaged) {
 		s.log.Error("the index is damaged", "report", fmt.Sprint(r))
 		s.fail(err)
 	}
-	return err
+	return r, err
 }
 
 // checkEvery is how often the index is proved while the store runs.
 const checkEvery = 24 * time.Hour
 
 // checkLoop proves the index at the start and daily: rows that the engine lost in
-// silence are found here, not by look-ups.
+// silence are found here, not by look-ups. One that runs already does as well.
 func (s *Store) checkLoop(ctx context.Context) {
 	t := time.NewTicker(checkEvery)
 	defer t.Stop()
-	for {
-		if err := s.proveIndex(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, index.ErrDamaged) {
-			s.log.Error("the index could not be proved", "err", err)
-		}
+	for trigger := ByStart; ; trigger = BySchedule {
+		_, _ = s.runJob(ctx, JobCheckIndex, trigger) // runCheck says what came of it
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 	}
+}
+
+// CheckResult is what a run of [JobCheckIndex] found.
+type CheckResult struct {
+	Sequence uint64   `json:"sequence"` // the index was proved as of there
+	Rows     uint64   `json:"rows"`
+	Found    int      `json:"found"`    // differences
+	Findings []string `json:"findings"` // the first of them
+}
+
+// runCheck is one run of [JobCheckIndex].
+func (s *Store) runCheck(ctx context.Context, _ *run) (any, error) {
+	r, err := s.proved(ctx)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, index.ErrDamaged) {
+		s.log.Error("the index could not be proved", "err", err)
+	}
+	if err != nil && !errors.Is(err, index.ErrDamaged) {
+		return nil, err
+	}
+	out := CheckResult{Sequence: r.Head.Seq, Rows: r.Rows.Rows, Found: r.Found, Findings: []string{}}
+	for _, f := range r.Findings[:min(len(r.Findings), 10)] {
+		out.Findings = append(out.Findings, cutText(f, 200))
+	}
+	return out, err
 }
 
 // ExportIndex writes the rows of the index, unsealed, as of one point in the log

@@ -65,15 +65,17 @@ type Store struct {
 	mismatches atomic.Int64 // what a rebuild found otherwise than the log names it
 	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
+	jobs       jobs
+	events     *events
 	repairing  chan struct{} // holds a token while a repair runs; only one does
-	wantRepair chan struct{}
+	wantRepair chan string   // what it is wanted for
 
 	snapshotting chan struct{} // holds a token while a snapshot is taken
 	wantSnapshot chan struct{}
 	uploads      claims
 	requests     claims
 	wantClear    chan struct{}
-	stopJobs     context.CancelFunc
+	stopJobs     func()
 
 	background sync.WaitGroup
 	calls      sync.WaitGroup // writes that have been let in
@@ -96,13 +98,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.index.Close())
 	}
 	s.background.Go(s.writer.run)
-	jobs, stop := context.WithCancel(context.Background())
-	s.stopJobs = stop
+	jobs, stop := context.WithCancelCause(context.Background())
+	s.stopJobs = func() { stop(errJobStopped) }
+	s.loadJobs(ctx)
 	if cfg.idle {
 		return s, nil
 	}
+	s.background.Go(func() { s.watchLoop(jobs) })
+	s.background.Go(func() { s.historyLoop(jobs) })
 	s.background.Go(func() { s.repairLoop(jobs) })
-	s.repairSoon() // what an earlier run left short
+	s.repairSoon(ByStart) // what an earlier run left short
 	s.background.Go(func() { s.snapshotLoop(jobs) })
 	s.snapshotSoon()
 	s.background.Go(func() { s.checkLoop(jobs) })
@@ -148,7 +153,9 @@ func newStore(cfg Config) (s *Store, err error) {
 		cfg.ListWindow = listWindow
 	}
 	t := &Store{cfg: cfg, log: cfg.Log, now: cfg.Now, started: cfg.Now(), realms: map[id.Realm]*realmKeys{},
-		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan struct{}, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1)}
+		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan string, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1)}
+	t.events = newEvents(cfg.Now)
+	t.initJobs()
 	t.zstd = &seal.Compressor{}
 	if cfg.Rand != nil {
 		t.rand = &lockedReader{r: cfg.Rand}
@@ -768,6 +775,7 @@ func (s *Store) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		s.writer.stop(ErrClosed, false)
 	}
+	s.lastSave(ctx)
 	s.packs.close()
 	s.writer.stop(ErrClosed, true)
 	<-s.writer.idle
@@ -775,5 +783,6 @@ func (s *Store) Close(ctx context.Context) error {
 	s.closed = true
 	s.closeMu.Unlock()
 	s.background.Wait()
+	s.events.close()
 	return s.index.Close()
 }

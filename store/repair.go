@@ -48,6 +48,11 @@ func (r *Repaired) fail(err error) {
 // and counts once it has been written, read back and logged. One pack is in
 // memory at a time, in the share reserved for that.
 func (s *Store) Repair(ctx context.Context) (Repaired, error) {
+	return s.repair(ctx, func(done, of int) {})
+}
+
+// repair is Repair; report is told how many of the short packs it is through with.
+func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired, error) {
 	var out Repaired
 	select {
 	case s.repairing <- struct{}{}:
@@ -89,7 +94,7 @@ func (s *Store) Repair(ctx context.Context) (Repaired, error) {
 			out.fail(fmt.Errorf("pack %v: %w", p, err))
 		}
 		flush = func() error {
-			moved, err := s.logRemade(ctx, batch)
+			moved, err := s.logRemade(context.WithoutCancel(ctx), batch) // what is written is not thrown away
 			for i := range batch {
 				switch {
 				case err != nil:
@@ -106,12 +111,19 @@ func (s *Store) Repair(ctx context.Context) (Repaired, error) {
 		}
 		over = func(err error) bool { return errors.Is(err, ErrClosed) || errors.Is(err, ErrSuperseded) }
 	)
-	for _, p := range short {
-		if err := context.Cause(ctx); err != nil {
-			ctx = context.WithoutCancel(ctx) // what is written is not thrown away
-			return out, errors.Join(err, flush())
+	for i, p := range short {
+		report(i, len(short))
+		var (
+			r    remade
+			size int
+			err  = context.Cause(ctx)
+		)
+		if err == nil {
+			r, size, err = s.repairPack(ctx, p)
 		}
-		r, size, err := s.repairPack(ctx, p)
+		if cerr := context.Cause(ctx); err != nil && cerr != nil { // which says nothing of the pack
+			return out, errors.Join(cerr, flush())
+		}
 		if err != nil {
 			problem(p, err)
 			if over(err) {
@@ -129,7 +141,38 @@ func (s *Store) Repair(ctx context.Context) (Repaired, error) {
 	if err := flush(); over(err) {
 		return out, err
 	}
+	if len(short) > 0 {
+		report(len(short), len(short))
+	}
 	return out, nil
+}
+
+// RepairResult is what a run of [JobRepair] did.
+type RepairResult struct {
+	Packs     int    `json:"packs"`
+	Shards    int    `json:"shards"`
+	Short     int    `json:"short"`
+	Lost      int    `json:"lost"`
+	LostBytes uint64 `json:"lost_bytes"`
+}
+
+// runRepair is one run of [JobRepair].
+func (s *Store) runRepair(ctx context.Context, r *run) (any, error) {
+	out, err := s.repair(ctx, func(done, of int) {
+		r.found()
+		r.report(uint64(done), uint64(of), "packs")
+	})
+	if err == nil {
+		err = errors.Join(out.Errs...)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		s.log.Error("repair ended early", "packs", out.Packs, "shards", out.Shards, "short", out.Short, "lost", out.Lost, "err", err)
+	case out.Packs > 0:
+		s.log.Info("repaired", "packs", out.Packs, "shards", out.Shards)
+	}
+	return RepairResult{Packs: out.Packs, Shards: out.Shards, Short: out.Short, Lost: out.Lost, LostBytes: out.LostBytes}, err
 }
 
 // The new places of many packs go into one log pack, within these bounds: a log
@@ -567,32 +610,27 @@ func (s *Store) inTime(ctx context.Context, m *member, call func() error) error 
 }
 
 // repairSoon starts a repair in the background, unless one waits already.
-func (s *Store) repairSoon() {
+func (s *Store) repairSoon(trigger string) {
 	select {
-	case s.wantRepair <- struct{}{}:
+	case s.wantRepair <- trigger:
 	default:
 	}
 }
 
-// repairLoop runs repairs as they are asked for.
+// repairLoop runs repairs as they are asked for. One that was under way when a node
+// was lost may not have seen that: another follows it.
 func (s *Store) repairLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.wantRepair:
-		}
-		r, err := s.Repair(ctx)
-		if err == nil {
-			err = errors.Join(r.Errs...)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			s.log.Error("repair ended early", "packs", r.Packs, "shards", r.Shards, "short", r.Short, "lost", r.Lost, "err", err)
-		case r.Packs > 0:
-			s.log.Info("repaired", "packs", r.Packs, "shards", r.Shards)
+		case trigger := <-s.wantRepair:
+			for ran := false; !ran && ctx.Err() == nil; {
+				var err error
+				if ran, err = s.runJob(ctx, JobRepair, trigger); err != nil { // runRepair says why
+					break
+				}
+			}
 		}
 	}
 }

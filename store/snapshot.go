@@ -93,7 +93,7 @@ func (s *Store) snapshotLoop(ctx context.Context) {
 	if err := s.clearAlone(ctx); err != nil && ctx.Err() == nil {
 		s.log.Warn("pieces of snapshots that nobody needs were not dropped", "err", err)
 	}
-	for {
+	for trigger := ByStart; ; trigger = BySchedule {
 		select {
 		case <-ctx.Done():
 			return
@@ -103,19 +103,20 @@ func (s *Store) snapshotLoop(ctx context.Context) {
 		if err == nil && !due {
 			continue
 		}
-		var info SnapshotInfo
 		if err == nil {
-			info, err = s.Snapshot(ctx)
+			_, err = s.runJob(ctx, JobSnapshot, trigger)
 		}
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
 			wait = 0
-			s.log.Info("snapshot of the index taken", "number", info.Number, "rows", info.Rows, "bytes", info.Bytes, "packs", info.Packs, "short", info.Short)
 			continue
 		}
 		wait = min(max(2*wait, snapshotWait), snapshotMostWait)
+		if errors.Is(err, errJobCancelled) { // somebody wants none for a while
+			wait = snapshotMostWait
+		}
 		s.log.Error("no snapshot of the index was taken", "err", err, "next try after", wait)
 		t := time.NewTimer(wait)
 		select {
@@ -142,6 +143,32 @@ func (s *Store) snapshotSoon() {
 // it reads back, all shards of one pack and what they open to. Writes go on meanwhile.
 // One runs at a time. An index that is damaged is not exported: the store stops.
 func (s *Store) Snapshot(ctx context.Context) (SnapshotInfo, error) {
+	return s.snapshot(ctx, nil)
+}
+
+// SnapshotResult is what a run of [JobSnapshot] took.
+type SnapshotResult struct {
+	Number uint64 `json:"number"`
+	Rows   uint64 `json:"rows"`
+	Bytes  uint64 `json:"bytes"`
+	Packs  int    `json:"packs"`
+	Short  int    `json:"short"`
+}
+
+// runSnapshot is one run of [JobSnapshot].
+func (s *Store) runSnapshot(ctx context.Context, r *run) (any, error) {
+	r.found()
+	info, err := s.snapshot(ctx, func(bytes uint64) { r.report(bytes, 0, "bytes") })
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("snapshot of the index taken", "number", info.Number, "rows", info.Rows, "bytes", info.Bytes, "packs", info.Packs, "short", info.Short)
+	return SnapshotResult(info), nil
+}
+
+// snapshot is Snapshot; report, when not nil, is told how much of the export is in
+// packs.
+func (s *Store) snapshot(ctx context.Context, report func(bytes uint64)) (SnapshotInfo, error) {
 	leave, err := s.enter()
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -153,7 +180,7 @@ func (s *Store) Snapshot(ctx context.Context) (SnapshotInfo, error) {
 	case <-ctx.Done():
 		return SnapshotInfo{}, context.Cause(ctx)
 	}
-	j := &snapshotJob{s: s}
+	j := &snapshotJob{s: s, report: report}
 	defer j.release()
 	info, err := j.run(ctx)
 	if err != nil {
@@ -167,6 +194,8 @@ type snapshotJob struct {
 	s     *Store
 	ctx   context.Context // of the job; the exporter's Write takes none
 	realm *realmKeys
+	// report, when not nil, is told how many bytes of the export are in packs.
+	report func(bytes uint64)
 
 	number  uint64
 	before  index.SnapshotRow // the newest snapshot that can be read, which is kept
@@ -329,6 +358,9 @@ func (j *snapshotJob) flush() error {
 	j.root.Pieces = append(j.root.Pieces, record.RootPiece{Ref: ref, Start: j.start})
 	j.start = j.written
 	j.packs++
+	if j.report != nil {
+		j.report(j.written)
+	}
 	j.entries = j.entries[:0]
 	j.release()
 	return nil
