@@ -50,10 +50,20 @@ var (
 	ErrJobRunning = errors.New("a job of that kind is under way")
 	// ErrJobOver says that the run has ended already.
 	ErrJobOver = errors.New("the job is over")
-
-	errJobCancelled = errors.New("cancelled")
-	errJobStopped   = errors.New("the server stopped")
 )
+
+// endOfJob is why the context of a run ended.
+type endOfJob string
+
+const (
+	errJobCancelled endOfJob = "cancelled"
+	errJobStopped   endOfJob = "the server stopped"
+)
+
+func (e endOfJob) Error() string { return string(e) }
+
+// Is makes it what the ends of other contexts are.
+func (e endOfJob) Is(target error) bool { return target == context.Canceled }
 
 const (
 	jobsKept     = 50              // runs of each kind
@@ -270,6 +280,7 @@ func (s *Store) endJob(ctx context.Context, r *run, result any, err error) {
 	case ctx.Err() != nil:
 		r.State, r.Error = JobFailed, errJobStopped.Error()
 		counts.Failed++
+		err = nil // what runs by itself begins anew with the next start
 	default:
 		r.State, r.Error = JobFailed, cutText(err.Error(), maxJobError)
 		counts.Failed++

@@ -383,6 +383,7 @@ func (j *snapshotJob) finish() error {
 	if err := j.flush(); err != nil {
 		return err
 	}
+	j.report = nil // what follows is none of the export
 	list, err := j.root.Append(nil)
 	if err != nil {
 		return err
