@@ -101,7 +101,8 @@ func (e *events) oldest() uint64 {
 }
 
 // Listener takes events in their order. One goroutine uses it; nothing has to be
-// done to end it.
+// done to end it. The zero Listener is one of a store that has closed, for stores
+// other than this one, such as those that tests of a face put in its place.
 type Listener struct {
 	e      *events
 	next   uint64
@@ -132,13 +133,21 @@ func (s *Store) Listen(after string) *Listener {
 
 // Last is the ID of the event before the next one: what to give [Store.Listen] to go
 // on from here.
-func (l *Listener) Last() string { return l.e.id(l.next - 1) }
+func (l *Listener) Last() string {
+	if l.e == nil {
+		return ""
+	}
+	return l.e.id(l.next - 1)
+}
 
 // Next waits for the next event. It is [ErrSlow] when that is not kept any more,
 // [ErrClosed] behind the store's last event. What is there comes also when ctx has
 // ended.
 func (l *Listener) Next(ctx context.Context) (Event, error) {
 	e := l.e
+	if e == nil {
+		return Event{}, ErrClosed
+	}
 	for {
 		e.mu.Lock()
 		more := e.more

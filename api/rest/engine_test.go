@@ -56,6 +56,7 @@ type engine struct {
 	fs  []*crashfs.FS
 	url string
 	log *lockedBuffer
+	st  *store.Store
 
 	handler http.Handler
 }
@@ -101,6 +102,7 @@ func newEngine(t tester) *engine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close(context.Background()) })
+	e.st = st
 	h, err := New(Config{Store: st, Token: testToken, First: true, Log: log, Replace: func(_ context.Context, name string) (Replaced, error) {
 		if err := st.Replaceable(name); err != nil {
 			return Replaced{}, err

@@ -32,6 +32,8 @@ type fakeStore struct {
 	conds   []store.Conditions  // of each Delete
 	lists   []store.ListOptions // of each List
 	copies  []fakeCopy          // each Copy and Rename
+	jobs    []store.Job         // from old to new
+	counts  []store.JobCounts
 }
 
 type fakeCopy struct {
@@ -470,5 +472,90 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 		Nodes: []store.NodeStatus{{Name: "n01", ID: id.Node{1}, State: "up", Log: true, Total: 100, Free: 50, Allowed: true},
 			{Name: "n02", ID: id.Node{2}, State: "missing", Reason: "its directory is gone"}}}, nil
 }
+
+// StartJob of the fake: a run runs until it is cancelled.
+func (f *fakeStore) StartJob(_ context.Context, kind string) (store.Job, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("startJob", kind, ""); err != nil {
+		return store.Job{}, err
+	}
+	if kind != store.JobRepair && kind != store.JobSnapshot {
+		return store.Job{}, fmt.Errorf("%w: no kind of job is called %q", store.ErrInvalid, kind)
+	}
+	for _, j := range f.jobs {
+		if j.Kind == kind && j.State == store.JobRunning {
+			return j, fmt.Errorf("%w: %s %v", store.ErrJobRunning, kind, j.ID)
+		}
+	}
+	f.seq++
+	at := epoch.Add(time.Duration(f.seq) * time.Second)
+	jid, err := id.NewJob(nil, uint64(at.UnixMilli()))
+	j := store.Job{ID: jid, Kind: kind, Trigger: store.ByRequest, State: store.JobRunning, Started: at, Done: 3, Total: 4, Unit: "packs"}
+	f.jobs = append(f.jobs, j)
+	return j, err
+}
+
+func (f *fakeStore) findJob(j id.Job) (*store.Job, error) {
+	for i := range f.jobs {
+		if f.jobs[i].ID == j {
+			return &f.jobs[i], nil
+		}
+	}
+	return nil, fmt.Errorf("job %v: %w", j, store.ErrNoJob)
+}
+
+func (f *fakeStore) Job(_ context.Context, j id.Job) (store.Job, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("job", j.String(), ""); err != nil {
+		return store.Job{}, err
+	}
+	r, err := f.findJob(j)
+	if err != nil {
+		return store.Job{}, err
+	}
+	return *r, nil
+}
+
+func (f *fakeStore) Jobs(_ context.Context, o store.JobFilter) (out []store.Job, more bool, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter("jobs", o.Kind, o.State); err != nil {
+		return nil, false, err
+	}
+	for _, j := range slices.Backward(f.jobs) {
+		if o.Kind != "" && j.Kind != o.Kind || o.State != "" && j.State != o.State || !o.Before.IsZero() && j.ID.Compare(o.Before) >= 0 {
+			continue
+		}
+		if len(out) == cmp.Or(o.Limit, 1000) {
+			return out, true, nil
+		}
+		out = append(out, j)
+	}
+	return out, false, nil
+}
+
+func (f *fakeStore) CancelJob(_ context.Context, j id.Job) (store.Job, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("cancelJob", j.String(), ""); err != nil {
+		return store.Job{}, err
+	}
+	r, err := f.findJob(j)
+	if err != nil {
+		return store.Job{}, err
+	}
+	if r.State != store.JobRunning {
+		return *r, fmt.Errorf("job %v is %s: %w", j, r.State, store.ErrJobOver)
+	}
+	r.State, r.Ended, r.Result = store.JobCancelled, r.Started.Add(time.Minute), []byte(`{"packs":3}`)
+	return *r, nil
+}
+
+func (f *fakeStore) JobCounts() []store.JobCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts
+}
+
+// Listen of the fake: events are the real store's.
+func (f *fakeStore) Listen(string) *store.Listener { return &store.Listener{} }
 
 var errFake = errors.New("something that is none of the store's errors")

@@ -9,22 +9,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"cairn/store"
 	"cairn/store/budget"
 )
 
 // newMetrics builds what /metrics answers, in a registry of its own: nothing that
 // a library registers by itself gets in, and no label holds the name of a bucket,
 // object or node.
-func newMetrics(memory func() []budget.State, log *slog.Logger) http.Handler {
+func newMetrics(cfg Config) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), // resident memory, open files, processor time
 	)
-	if memory != nil {
-		reg.MustRegister(shares{memory})
+	if cfg.Memory != nil {
+		reg.MustRegister(shares{cfg.Memory})
 	}
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{log}, DisableCompression: true})
+	reg.MustRegister(jobs{cfg.Store.JobCounts})
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{cfg.Log}, DisableCompression: true})
 }
 
 // quietly keeps what a collector says out of the log, but for that it said something.
@@ -68,6 +70,29 @@ func (s shares) Collect(ch chan<- prometheus.Metric) {
 			{shareWaits, prometheus.CounterValue, st.Waits}, {shareRefused, prometheus.CounterValue, st.Refused},
 		} {
 			ch <- prometheus.MustNewConstMetric(v.desc, v.kind, float64(v.n), st.Name)
+		}
+	}
+}
+
+// jobs collects what became of jobs.
+type jobs struct{ counts func() []store.JobCounts }
+
+var (
+	jobRuns = prometheus.NewDesc("cairn_job_runs_total", "Runs of jobs that have ended.", []string{"kind", "outcome"}, nil)
+	jobLast = prometheus.NewDesc("cairn_job_last_success_timestamp_seconds", "When a run of that kind was done last, in seconds since 1970; none: never.", []string{"kind"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (j jobs) Describe(ch chan<- *prometheus.Desc) { ch <- jobRuns; ch <- jobLast }
+
+// Collect implements prometheus.Collector.
+func (j jobs) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range j.counts() {
+		for outcome, n := range map[string]uint64{store.JobDone: c.Done, store.JobFailed: c.Failed, store.JobCancelled: c.Cancelled} {
+			ch <- prometheus.MustNewConstMetric(jobRuns, prometheus.CounterValue, float64(n), c.Kind, outcome)
+		}
+		if !c.LastDone.IsZero() {
+			ch <- prometheus.MustNewConstMetric(jobLast, prometheus.GaugeValue, float64(c.LastDone.UnixMilli())/1000, c.Kind)
 		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"cairn/store"
 	"cairn/store/budget"
 )
 
@@ -19,6 +21,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal("120 of 100")
 	}
 	r := newRig(t)
+	r.store.counts = []store.JobCounts{{Kind: "repair", Done: 3, Failed: 2, Cancelled: 1, LastDone: time.Unix(1_700_000_000, 500_000_000)}, {Kind: "snapshot"}}
 	h, err := New(Config{Store: r.store, Token: testToken, Memory: func() []budget.State { return []budget.State{share.State()} }})
 	if err != nil {
 		t.Fatal(err)
@@ -36,11 +39,19 @@ func TestMetrics(t *testing.T) {
 		`cairn_memory_waits_total{share="readers, slow"} 0`,
 		`cairn_memory_refused_total{share="readers, slow"} 1`,
 		"# TYPE cairn_memory_refused_total counter",
+		`cairn_job_runs_total{kind="repair",outcome="cancelled"} 1`,
+		`cairn_job_runs_total{kind="repair",outcome="done"} 3`,
+		`cairn_job_runs_total{kind="repair",outcome="failed"} 2`,
+		`cairn_job_runs_total{kind="snapshot",outcome="done"} 0`,
+		`cairn_job_last_success_timestamp_seconds{kind="repair"} 1.7000000005e+09`,
 		"go_memstats_heap_inuse_bytes ", "process_open_fds ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(a.body, "\n"+line) {
 			t.Errorf("no line %q", line)
 		}
+	}
+	if strings.Contains(a.body, `timestamp_seconds{kind="snapshot"}`) {
+		t.Error("a job that was never done has a time")
 	}
 	for _, name := range []string{"some-secret-key", `"main"`, "n01"} {
 		if strings.Contains(a.body, name) {

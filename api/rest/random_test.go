@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -77,6 +79,7 @@ func newDriver(t *rapid.T, doc *document, tally map[string]int) *driver {
 		"bucket": {"other.bucket", "archivo", "b-1", "main", "main", "main"}, "key": {strings.Repeat("k", 1024), "..", "a?b%2F#", "k", "a/b", "dir/", "\u00fc"},
 		"name": {"k", "f.txt"}, "node": {"n01", "n06"}, "upload": {strings.Repeat("0", 32)},
 		"version": {strings.Repeat("0", 23) + "1"}, "etag": {`"none"`}, "offset": {"0"}, "cursor": {"MDAw"},
+		"job": {"018bcfe5-687b-7abc-9abc-0123456789ab"},
 	}}
 	// Something to ask for.
 	auth := "Host: localhost\r\nAuthorization: Bearer " + testToken + "\r\n"
@@ -129,6 +132,10 @@ func (d *driver) value(p parameter) string {
 		return d.a("version")
 	case "cursor":
 		return d.a("cursor")
+	case "kind":
+		return d.one([]string{"repair", "check-index", "snapshot", "other"}, p.Name)
+	case "Last-Event-ID":
+		return d.one([]string{"0", "x-1", "x-18446744073709551615"}, p.Name)
 	case "prefix", "start_after":
 		return d.one([]string{"", "a", "a/", "dir/", "\u00fc", "k"}, p.Name)
 	case "delimiter":
@@ -235,7 +242,7 @@ func (d *driver) content(media []string, wild bool) (body, contentType string) {
 	}
 	switch media[0] {
 	case "application/json":
-		return d.one([]string{"", "{}", `{"versioning":true}`, `{"k":2,"compression":"off"}`, `{"k":17}`, `{"k":-1}`, `{"profile":"fine","versioning":false}`, `{"compression":"zip"}`,
+		return d.one([]string{"", "{}", `{"kind":"repair"}`, `{"kind":"check-index"}`, `{"kind":"snapshot"}`, `{"kind":"other"}`, `{"versioning":true}`, `{"k":2,"compression":"off"}`, `{"k":17}`, `{"k":-1}`, `{"profile":"fine","versioning":false}`, `{"compression":"zip"}`,
 			`{"x":1}`, `[]`, `{"k":`, `{}{}`, `null`, strings.Repeat(" ", maxJSON+1), `{"k":1e400}`, strings.Repeat(`[`, 30000)}, "JSON"), media[0]
 	case "multipart/form-data":
 		field := "archivo"
@@ -316,6 +323,11 @@ func (d *driver) send(op described, text string) {
 		return
 	}
 	escaped, w := req.URL.EscapedPath(), httptest.NewRecorder()
+	if strings.HasPrefix(escaped, eventsPath) { // its client leaves
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+		defer cancel()
+		req = req.WithContext(ctx)
+	}
 	func() {
 		defer func() {
 			if p := recover(); p != nil {
@@ -340,6 +352,9 @@ func (d *driver) send(op described, text string) {
 	d.learn("offset", w.Header().Get("Upload-Offset"))
 	if at, ok := strings.CutPrefix(w.Header().Get("Location"), uploadsPath+"/"); ok {
 		d.learn("upload", at)
+	}
+	if at, ok := strings.CutPrefix(w.Header().Get("Location"), jobsPath+"/"); ok {
+		d.learn("job", at)
 	}
 	var said struct{ Cursor, Archivo string }
 	if json.Unmarshal(w.Body.Bytes(), &said) == nil {

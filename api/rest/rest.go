@@ -8,13 +8,15 @@
 // in the operator's browser cannot reach the store (H70). A path is decoded once,
 // and what it decodes to is what is stored (H64). The handler keeps nothing
 // between requests but which of them run, and starts nothing in the background but
-// what stops a request for a newer one, and ends with it. It bounds the requests in
+// what stops a request for a newer one or a stream for the server's end, and ends
+// with it. It bounds the requests in
 // flight, the length of URLs and the memory of pages; limits on headers,
 // connections and time belong to the http.Server around it. openapi.json
 // describes every route and is served as /openapi.json.
 package rest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -27,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -70,6 +73,12 @@ type Store interface {
 	Uploads(ctx context.Context, after string, limit int) ([]store.Upload, bool, error)
 	Usage(ctx context.Context) (store.Usage, error)
 	Status(ctx context.Context) (store.Status, error)
+	StartJob(ctx context.Context, kind string) (store.Job, error)
+	Job(ctx context.Context, j id.Job) (store.Job, error)
+	Jobs(ctx context.Context, f store.JobFilter) (page []store.Job, more bool, err error)
+	CancelJob(ctx context.Context, j id.Job) (store.Job, error)
+	JobCounts() []store.JobCounts
+	Listen(after string) *store.Listener
 }
 
 // Config describes the face.
@@ -92,6 +101,11 @@ type Config struct {
 	// InFlight bounds the requests being answered; more get 503 at once, but for
 	// health checks and metrics. 0: no bound.
 	InFlight int
+	// Listeners bounds the streams of events, which do not count as requests in
+	// flight; default 16.
+	Listeners int
+	// Stopping, when it is closed, ends the streams of events; nil: clients end them.
+	Stopping <-chan struct{}
 	Log      *slog.Logger // default discards; names of buckets and objects never go into it
 }
 
@@ -118,6 +132,9 @@ type face struct {
 
 	metrics http.Handler
 	holders uploadHolders
+
+	listeners chan struct{} // a token for each stream of events
+	heartbeat time.Duration
 }
 
 // New builds the handler.
@@ -172,6 +189,11 @@ func (f *face) routes() []route {
 		{method: http.MethodGet, path: "/v1/status", handle: f.status},
 		{method: http.MethodGet, path: "/v1/nodes", handle: f.nodes},
 		{method: http.MethodPost, path: "/v1/nodes/:node/replace", handle: f.replaceNode},
+		{method: http.MethodGet, path: jobsPath, handle: f.held(f.listJobs), params: []string{"kind", "state", "limit", "cursor"}},
+		{method: http.MethodPost, path: jobsPath, handle: f.startJob},
+		{method: http.MethodGet, path: jobsPath + "/:job", handle: f.getJob},
+		{method: http.MethodDelete, path: jobsPath + "/:job", handle: f.cancelJob},
+		{method: http.MethodGet, path: eventsPath, handle: f.events},
 	}
 	if f.cfg.First {
 		rs = append(rs,
@@ -193,8 +215,8 @@ func build(cfg Config) (*face, *echo.Echo, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &face{cfg: cfg, store: cfg.Store, token: sha256.Sum256([]byte(cfg.Token)), log: cfg.Log, open: map[string]bool{},
-		watch: map[string]bool{"/healthz": true, "/readyz": true, "/metrics": true}, pages: newLine(),
-		metrics: newMetrics(cfg.Memory, cfg.Log)}
+		watch: map[string]bool{"/healthz": true, "/readyz": true, "/metrics": true, eventsPath: true}, pages: newLine(),
+		metrics: newMetrics(cfg), listeners: make(chan struct{}, cmp.Or(cfg.Listeners, fewListeners)), heartbeat: heartbeat}
 	for _, h := range cfg.Hosts {
 		f.hosts = append(f.hosts, plainHost(h))
 	}

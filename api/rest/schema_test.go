@@ -78,7 +78,7 @@ func (d *document) operation(t rapid.TB, path, method string) (operation, bool) 
 
 // describedAs turns a pattern of ours into the document's form.
 func describedAs(pattern string) string {
-	for _, p := range [][2]string{{":bucket", "{bucket}"}, {":node", "{node}"}, {":name", "{name}"}, {":upload", "{upload}"}, {"*", "{key}"}} {
+	for _, p := range [][2]string{{":bucket", "{bucket}"}, {":node", "{node}"}, {":name", "{name}"}, {":upload", "{upload}"}, {":job", "{job}"}, {"*", "{key}"}} {
 		pattern = strings.ReplaceAll(pattern, p[0], p[1])
 	}
 	return pattern
