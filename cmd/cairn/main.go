@@ -154,7 +154,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 
 	}
 	add("server", newServe(), newHealth())
 	add("objects", newBucket(), newPut(), newGet(), newList(), newStat(), newCopy(), newMove(), newRemove(), newUndelete(), newSync(), newUploads())
-	add("care", newStatus(), newDf(), newNodes(), newKeys(), newDoctor())
+	add("care", newStatus(), newDf(), newNodes(), newJobs(), newEvents(), newKeys(), newDoctor())
 	add("offline", newReclaim(), newVerify(), newRebuild(), newExportIndex())
 	add("program", newConfig(), newMan(), newVersion())
 	root.SetHelpCommandGroupID("program")
@@ -165,6 +165,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 
 	}{
 		"put": {1, -1, objectNames}, "get": {0, 0, objectNames}, "ls": {0, 0, objectNames}, "stat": {0, 0, objectNames}, "undelete": {0, 0, objectNames},
 		"cp": {0, 1, objectNames}, "mv": {0, 1, objectNames}, "rm": {0, -1, objectNames}, "bucket set": {0, 0, bucketNames}, "bucket rm": {0, 0, bucketNames}, "nodes replace": {0, -1, nodeNames},
+		"jobs start": {0, 0, jobKinds}, "jobs show": {0, 0, jobIDs}, "jobs cancel": {0, -1, runningIDs}, "jobs wait": {0, 0, runningIDs},
 	} {
 		if cmd, _, err := root.Find(strings.Fields(path)); err == nil {
 			completes(cmd, c.from, c.to, c.names)

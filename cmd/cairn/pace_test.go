@@ -105,6 +105,31 @@ func TestHandlersTimeIsNotTheClients(t *testing.T) {
 	}
 }
 
+// TestStreamsMayBeSilent: an answer that is sent now and then, and longer than a client
+// may pause, goes on.
+func TestStreamsMayBeSilent(t *testing.T) {
+	t.Parallel()
+	addr := pacedServer(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		for i := range 3 {
+			if i > 0 {
+				time.Sleep(2 * quick.grace)
+			}
+			if _, err := fmt.Fprint(w, i); err != nil || rc.Flush() != nil || r.Context().Err() != nil {
+				t.Errorf("after %d: %v", i, err)
+			}
+		}
+	})
+	resp, err := http.Get("http://" + addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "012" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // TestSlowReadersAreCutOff: a client that does not take its answer loses it.
 func TestSlowReadersAreCutOff(t *testing.T) {
 	got := make(chan error, 1)

@@ -62,6 +62,25 @@ func (p *progress) begin(name string, size int64) *bar {
 		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace), decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))}
 }
 
+// count adds a bar for what has that unit; how much there is is told later.
+func (p *progress) count(name, unit string) *bar {
+	if p.p == nil {
+		return &bar{}
+	}
+	counters := decor.CountersNoUnit("%d / %d "+unit, decor.WCSyncSpace)
+	if unit == "bytes" {
+		counters = decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)
+	}
+	return &bar{p.p.AddBar(0, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name(printable(name), decor.WCSyncSpaceR), counters))}
+}
+
+// of says how much there is; 0: that is not known.
+func (b *bar) of(n int64) {
+	if b.b != nil && n > 0 {
+		b.b.SetTotal(n, false)
+	}
+}
+
 func (b *bar) reader(r io.Reader) io.Reader {
 	if b.b == nil {
 		return r

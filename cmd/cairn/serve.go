@@ -198,8 +198,10 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
 		hosts = append(hosts, host)
 	}
+	requests, streams := places(sizes.Connections)
+	stopping := make(chan struct{})
 	handler, err := rest.New(rest.Config{Store: st, Token: dir.Token, Hosts: hosts, First: loopback && !proxied, Version: version, Log: logger,
-		InFlight: mostRequests(sizes.Connections),
+		InFlight: requests, Listeners: streams, Stopping: stopping,
 		Memory: func() []budget.State {
 			// The index takes its share as a whole when it is opened.
 			index := budget.State{Name: "index", Limit: sizes.Index, Used: sizes.Index}
@@ -215,6 +217,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	}
 	srv := &http.Server{Handler: paced(defaultPace, handler), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: log.New(quiet{logger}, "", 0)}
+	srv.RegisterOnShutdown(func() { close(stopping) })
 	addrs := make([]net.Addr, len(listeners))
 	for i, l := range listeners {
 		addrs[i] = l.Addr()
@@ -556,9 +559,15 @@ func printReport(cmd *cobra.Command, r store.Report) {
 	}
 }
 
-// mostRequests is how many requests may be answered at a time with that memory for
-// connections. The rest of them is for telling clients so, and for those who watch.
-func mostRequests(memory int64) int {
+// mostStreams is how many streams of events there are at the most.
+const mostStreams = 64
+
+// places is how many requests may be answered, and how many streams of events held
+// open, at a time with that memory for connections. The rest of it is for telling
+// others so, and for those who watch.
+func places(memory int64) (requests, streams int) {
 	n := memory / budget.Connection
-	return int(max(n-max(n/16, 1), 1))
+	part := max(n/16, 1)
+	streams = int(min(part, mostStreams))
+	return int(max(n-part-int64(streams), 1)), streams
 }

@@ -30,12 +30,12 @@ func TestBadIndex(t *testing.T) {
 	}
 }
 
-// TestSomeConnectionsAreKeptForRefusals: never all of them are busy with requests,
-// and never none.
-func TestSomeConnectionsAreKeptForRefusals(t *testing.T) {
-	for connections, want := range map[int64]int{0: 1, 1: 1, 2: 1, 10: 9, 160: 150, 1600: 1500} {
-		if got := mostRequests(connections*budget.Connection + 1); got != want {
-			t.Errorf("%d connections serve %d requests, want %d", connections, got, want)
+// TestPlaces: never all connections are busy with requests and streams, neither with
+// the other's, and never none.
+func TestPlaces(t *testing.T) {
+	for connections, want := range map[int64][2]int{0: {1, 1}, 1: {1, 1}, 2: {1, 1}, 10: {8, 1}, 160: {140, 10}, 1600: {1436, 64}} {
+		if requests, streams := places(connections*budget.Connection + 1); requests != want[0] || streams != want[1] {
+			t.Errorf("%d connections serve %d requests and %d streams, want %v", connections, requests, streams, want)
 		}
 	}
 }
