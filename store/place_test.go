@@ -39,9 +39,8 @@ func TestPlacement(t *testing.T) {
 	r := newRig(t)
 	var mu sync.Mutex
 	read := map[string]map[id.Pack]bool{}
-	r.close()
 	r.wrap = func(name string, n node.Store) node.Store { return noted{n, name, &mu, read} }
-	r.open()
+	r.idle() // no job reads, and no other node is asked because one lags
 	for _, n := range []int{0, 1, 5000, 300 << 10, 40 << 20} {
 		key := fmt.Sprint("k", n)
 		r.put(key, random(uint64(n), n))
