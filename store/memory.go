@@ -46,6 +46,11 @@ type memory struct {
 // a connection, so connections bound it too.
 const lineLength = 1024
 
+// longLine is the same where who waits may wait for long: uploads, and readers of
+// what is large. A quarter of the connections at most: they leave some to requests
+// that need no such memory.
+func longLine(sizes budget.Sizes) int { return int(sizes.Connections / budget.Connection / 4) }
+
 // newMemory divides the memory of a store that survives m losses.
 func newMemory(total int64, m int) (*memory, error) {
 	sizes, err := budget.Divide(total, m)
@@ -53,10 +58,11 @@ func newMemory(total int64, m int) (*memory, error) {
 		return nil, fmt.Errorf("%w: memory of %d bytes: %w", ErrInvalid, total, err)
 	}
 	share := func(name string, limit int64) *budget.Share { return budget.NewShare(name, limit, lineLength) }
+	long := func(name string, limit int64) *budget.Share { return budget.NewShare(name, limit, longLine(sizes)) }
 	mem := &memory{sizes: sizes,
 		packs: share("packs", sizes.Packs), coding: share("coding", sizes.Coding), log: share("log", sizes.Log), repair: share("repair", sizes.Repair),
-		streams: share("streams", sizes.Streams), uploads: share("uploads", sizes.Uploads), small: share("small", sizes.Small*3/5),
-		inline: share("inline", sizes.Small-sizes.Small*3/5), compress: share("compress", sizes.Compress), readers: share("readers", sizes.Readers/2), fastReaders: share("readers, fast", sizes.Readers/2), fetch: share("fetch", sizes.Fetch),
+		streams: long("streams", sizes.Streams), uploads: share("uploads", sizes.Uploads), small: share("small", sizes.Small*3/5),
+		inline: share("inline", sizes.Small-sizes.Small*3/5), compress: share("compress", sizes.Compress), readers: long("readers", sizes.Readers/2), fastReaders: share("readers, fast", sizes.Readers/2), fetch: share("fetch", sizes.Fetch),
 		packBuffers: stack{size: sizes.PackBytes}, chunkBuffers: stack{size: budget.MaxChunk}}
 	// Clients that take their time get at most half of what there is for their kind:
 	// the others go on.

@@ -364,3 +364,32 @@ func TestRepairHasItsOwn(t *testing.T) {
 		r.untaken("repair")
 	})
 }
+
+// TestLongLinesLeaveConnections: those who wait for the memory of large objects are
+// so few that requests of the other kinds find a connection, whatever the size.
+func TestLongLinesLeaveConnections(t *testing.T) {
+	for _, mib := range []int64{128, 512, 8192} {
+		synctest.Test(t, func(t *testing.T) {
+			mem, err := newMemory(mib<<20, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			connections := int(mem.sizes.Connections / budget.Connection)
+			ctx, leave := context.WithCancel(t.Context())
+			for _, share := range []*budget.Share{mem.streams, mem.readers} {
+				if !share.TryAcquire(share.Limit()) {
+					t.Fatalf("%s is not free", share.State().Name)
+				}
+				for range connections {
+					go share.Acquire(ctx, 1)
+				}
+			}
+			synctest.Wait()
+			stand := mem.streams.State().Waiting + mem.readers.State().Waiting
+			if stand == 0 || stand > int64(connections/2) {
+				t.Errorf("%d MiB: %d stand in line, of %d connections", mib, stand, connections)
+			}
+			leave()
+		})
+	}
+}

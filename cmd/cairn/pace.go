@@ -1,14 +1,9 @@
 package main
 
 import (
-	"context"
 	"io"
-	"net"
 	"net/http"
-	"sync"
 	"time"
-
-	"cairn/store/budget"
 )
 
 // pace bounds how slowly a client may send and take a body (H67). http.Server
@@ -26,10 +21,12 @@ func (p pace) during(n int) time.Duration {
 }
 
 // paced makes bodies in both directions keep the pace. Time that the handler
-// spends on other things does not count against the client.
+// spends on other things does not count against the client. The connection is told
+// while its client is waited for, and since when.
 func paced(p pace, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
+		g := guestOf(r.Context())
 		// What is still buffered goes out after the handler, and of a body that was not
 		// read net/http reads a little first; it takes the deadlines away before the next
 		// request.
@@ -37,93 +34,88 @@ func paced(p pace, next http.Handler) http.Handler {
 			now := time.Now()
 			_ = rc.SetReadDeadline(now.Add(p.grace))
 			_ = rc.SetWriteDeadline(now.Add(2 * p.grace)) // behind the reading
+			g.awaited(inBody, now)
 		}()
 		if r.Body != nil && r.Body != http.NoBody {
 			// In a copy: from the body of its own request net/http tells whether the client
 			// waits to be asked for it, and whether it is too long to be read to its end.
 			copied := *r
-			copied.Body = &pacedBody{ReadCloser: r.Body, rc: rc, pace: p, left: p.grace}
+			copied.Body = &pacedBody{ReadCloser: r.Body, rc: rc, purse: newPurse(p, g)}
 			r = &copied
 		}
-		next.ServeHTTP(&pacedWriter{ResponseWriter: w, rc: rc, pace: p}, r)
+		next.ServeHTTP(&pacedWriter{ResponseWriter: w, rc: rc, purse: newPurse(p, g)}, r)
 	})
 }
 
-// pacedBody gives a client a purse of time: waiting spends it, bytes fill it up
+// purse is the time that a client has: waiting for it spends that, bytes fill it up
 // again, never beyond the grace.
+type purse struct {
+	pace  pace
+	left  time.Duration
+	guest *guest
+}
+
+func newPurse(p pace, g *guest) purse { return purse{pace: p, left: p.grace, guest: g} }
+
+// open begins to wait for the client.
+func (p *purse) open(s stage) (start time.Time) {
+	start = time.Now()
+	p.guest.awaited(s, start.Add(p.left-p.pace.grace))
+	return start
+}
+
+// close ends that: n bytes have come or gone.
+func (p *purse) close(start time.Time, n int) {
+	p.guest.served()
+	p.left = min(p.left-time.Since(start)+p.pace.during(n), p.pace.grace)
+}
+
 type pacedBody struct {
 	io.ReadCloser
-	rc   *http.ResponseController
-	pace pace
-	left time.Duration
+	rc    *http.ResponseController
+	purse purse
 }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
-	start := time.Now()
-	_ = b.rc.SetReadDeadline(start.Add(b.left))
+	start := b.purse.open(inBody)
+	_ = b.rc.SetReadDeadline(start.Add(b.purse.left))
 	n, err := b.ReadCloser.Read(p)
-	b.left = min(b.left-time.Since(start)+b.pace.during(n), b.pace.grace)
+	b.purse.close(start, n)
+	if n > 0 || err == io.EOF {
+		b.purse.guest.forgiven()
+	}
 	return n, err // at the end net/http takes the deadline away itself
 }
 
 type pacedWriter struct {
 	http.ResponseWriter
-	rc   *http.ResponseController
-	pace pace
+	rc    *http.ResponseController
+	purse purse
+	begun bool // the header is written
+}
+
+func (w *pacedWriter) WriteHeader(status int) {
+	if status >= http.StatusOK && !w.begun {
+		w.begun = true
+		if w.purse.guest.mustLeave(status) {
+			w.Header().Set("Connection", "close")
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *pacedWriter) Write(p []byte) (int, error) {
-	_ = w.rc.SetWriteDeadline(time.Now().Add(w.pace.grace + w.pace.during(len(p))))
-	return w.ResponseWriter.Write(p)
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	start := w.purse.open(inAnswer)
+	_ = w.rc.SetWriteDeadline(start.Add(w.purse.left + w.purse.pace.during(len(p))))
+	n, err := w.ResponseWriter.Write(p)
+	if w.purse.close(start, n); err != nil {
+		w.purse.guest.reset()
+	}
+	return n, err
 }
 
 // Unwrap lets http.ResponseController through.
 func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// atMost bounds the connections of several listeners together, and so the memory
-// of clients that only hold connections; further ones wait in the kernel.
-type atMost struct {
-	net.Listener
-	memory *budget.Share
-	ctx    context.Context // done when the listener is closed
-	close  context.CancelFunc
-}
-
-func limitListeners(ls []net.Listener, memory *budget.Share) []net.Listener {
-	out := make([]net.Listener, len(ls))
-	for i, l := range ls {
-		a := &atMost{Listener: l, memory: memory}
-		a.ctx, a.close = context.WithCancel(context.Background())
-		out[i] = a
-	}
-	return out
-}
-
-func (l *atMost) Accept() (net.Conn, error) {
-	if err := l.memory.Acquire(l.ctx, budget.Connection); err != nil {
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		l.memory.Release(budget.Connection)
-		return nil, err
-	}
-	return &counted{Conn: c, memory: l.memory}, nil
-}
-
-func (l *atMost) Close() error {
-	l.close()
-	return l.Listener.Close()
-}
-
-// counted gives its memory back when it is closed.
-type counted struct {
-	net.Conn
-	memory *budget.Share
-	once   sync.Once
-}
-
-func (c *counted) Close() error {
-	c.once.Do(func() { c.memory.Release(budget.Connection) })
-	return c.Conn.Close()
-}

@@ -16,10 +16,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"cairn/api/rest"
 	"cairn/datadir"
@@ -216,7 +218,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		return errors.Join(err, st.Close(context.Background()))
 	}
 	srv := &http.Server{Handler: paced(defaultPace, handler), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: log.New(quiet{logger}, "", 0)}
+		ConnContext: inContext, ConnState: between, ErrorLog: log.New(quiet{logger}, "", 0)}
 	srv.RegisterOnShutdown(func() { close(stopping) })
 	addrs := make([]net.Addr, len(listeners))
 	for i, l := range listeners {
@@ -232,7 +234,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		srv.Protocols = new(http.Protocols)
 		srv.Protocols.SetHTTP1(true)
 	}
-	for _, l := range limitListeners(listeners, connections) {
+	for _, l := range newCrowd(connections).listen(listeners) {
 		if err := tell(cmd, map[string]any{"event": "serving", "store": dir.Cluster, "url": scheme + l.Addr().String()},
 			fmt.Sprintf("serving %s at %s%s\n", dir.Cluster, scheme, l.Addr())); err != nil {
 			logger.Warn("standard output cannot be written", "err", err)
@@ -458,7 +460,7 @@ func listenAll(ctx context.Context, addr string, guarded bool) (ls []net.Listene
 		return nil, false, &exitError{exitUsage, fmt.Errorf("--listen %s is reachable from other machines, and tokens and data would travel in the clear; "+
 			"listen on localhost, give --tls-cert and --tls-key, or say --behind-proxy where only a proxy that speaks TLS leads here", addr)}
 	}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: boundUnsent}
 	for i, h := range hosts {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(h, port))
 		if err != nil {
@@ -473,6 +475,19 @@ func listenAll(ctx context.Context, addr string, guarded bool) (ls []net.Listene
 		}
 	}
 	return ls, loopback, nil
+}
+
+// unsent is how much of its answers the kernel holds for a client that does not take
+// them, beside what is on the way.
+const unsent = 256 << 10 // bytes
+
+// boundUnsent is for a listener; its connections inherit it.
+func boundUnsent(_, _ string, c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+	})
+	return errors.Join(cerr, err)
 }
 
 // quiet takes net/http's own messages; they may hold what clients sent, so only
