@@ -22,6 +22,10 @@ const (
 	heldAtOnce = 4
 	heldInLine = 64
 	heldWait   = 5 * time.Second
+	// turnWait is how long a request waits for its turn when all that may be answered
+	// at a time are: others end meanwhile, and who asks again at once when refused
+	// does so ten times a second.
+	turnWait = 100 * time.Millisecond
 	// maxUnsent is how much of such answers may wait for their clients: the longest
 	// page, of a mebibyte of keys and attributes, takes six when all is escaped.
 	maxUnsent = 32 << 20 // bytes
@@ -30,21 +34,22 @@ const (
 // busy is what a request is told that finds too many others.
 func busy() error { return store.ErrBusy }
 
-// admit bounds the requests in flight: further ones are told so at once, before
-// their bodies are read, and may come back (H54). What watches the server is
+// admit bounds the requests in flight: further ones wait a moment, then are told so,
+// before their bodies are read, and may come back (H54). What watches the server is
 // always answered.
 func (f *face) admit(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if len(c.Request().RequestURI) > maxURL {
 			return problem(http.StatusRequestURITooLong, "url-too-long", "the URL is too long", "a key has at most 1,024 bytes")
 		}
-		if f.watch[c.Path()] || f.cfg.InFlight == 0 {
+		if f.watch[c.Path()] || f.turns == nil {
 			return next(c)
 		}
-		defer f.inFlight.Add(-1)
-		if f.inFlight.Add(1) > int64(f.cfg.InFlight) {
-			return busy()
+		leave, err := f.turns.enter(c.Request().Context())
+		if err != nil {
+			return err
 		}
+		defer leave()
 		return next(c)
 	}
 }
@@ -52,10 +57,14 @@ func (f *face) admit(next echo.HandlerFunc) echo.HandlerFunc {
 // line lets a few at a time do something, and a bounded number wait for it.
 type line struct {
 	places  chan struct{}
+	length  int64 // how many may wait
+	wait    time.Duration
 	waiting atomic.Int64
 }
 
-func newLine() *line { return &line{places: make(chan struct{}, heldAtOnce)} }
+func newLine(places, length int, wait time.Duration) *line {
+	return &line{places: make(chan struct{}, places), length: int64(length), wait: wait}
+}
 
 // enter waits for a place; leave gives it back.
 func (l *line) enter(ctx context.Context) (leave func(), err error) {
@@ -66,10 +75,10 @@ func (l *line) enter(ctx context.Context) (leave func(), err error) {
 	default:
 	}
 	defer l.waiting.Add(-1)
-	if l.waiting.Add(1) > heldInLine {
+	if l.waiting.Add(1) > l.length {
 		return nil, busy()
 	}
-	t := time.NewTimer(heldWait)
+	t := time.NewTimer(l.wait)
 	defer t.Stop()
 	select {
 	case l.places <- struct{}{}:

@@ -163,7 +163,7 @@ func TestSlowClientsOfPagesStopNobody(t *testing.T) {
 
 // TestWhoLeavesTheLineIsNotServed: a client that goes while it waits takes no place.
 func TestWhoLeavesTheLineIsNotServed(t *testing.T) {
-	l := newLine()
+	l := newLine(heldAtOnce, heldInLine, heldWait)
 	for range heldAtOnce {
 		if _, err := l.enter(t.Context()); err != nil {
 			t.Fatal(err)

@@ -98,8 +98,9 @@ type Config struct {
 	// Memory reads the gauges of the memory's shares, for /metrics; nil: none.
 	Memory  func() []budget.State
 	Version string
-	// InFlight bounds the requests being answered; more get 503 at once, but for
-	// health checks and metrics. 0: no bound.
+	// InFlight bounds the requests being answered; as many more wait a tenth of a
+	// second and get 503 then, the rest at once, but for health checks and metrics.
+	// 0: no bound.
 	InFlight int
 	// Listeners bounds the streams of events, which do not count as requests in
 	// flight; default 16.
@@ -126,9 +127,9 @@ type face struct {
 	open  map[string]bool // route patterns that ask for no token
 	watch map[string]bool // those that are answered however many others are
 
-	inFlight atomic.Int64
-	pages    *line
-	unsent   atomic.Int64 // bytes of pages on their way to clients
+	turns  *line // of all requests; nil: no bound
+	pages  *line
+	unsent atomic.Int64 // bytes of pages on their way to clients
 
 	metrics http.Handler
 	holders uploadHolders
@@ -215,8 +216,11 @@ func build(cfg Config) (*face, *echo.Echo, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &face{cfg: cfg, store: cfg.Store, token: sha256.Sum256([]byte(cfg.Token)), log: cfg.Log, open: map[string]bool{},
-		watch: map[string]bool{"/healthz": true, "/readyz": true, "/metrics": true, eventsPath: true}, pages: newLine(),
+		watch: map[string]bool{"/healthz": true, "/readyz": true, "/metrics": true, eventsPath: true}, pages: newLine(heldAtOnce, heldInLine, heldWait),
 		metrics: newMetrics(cfg), listeners: make(chan struct{}, cmp.Or(cfg.Listeners, fewListeners)), heartbeat: heartbeat}
+	if cfg.InFlight > 0 {
+		f.turns = newLine(cfg.InFlight, cfg.InFlight, turnWait)
+	}
 	for _, h := range cfg.Hosts {
 		f.hosts = append(f.hosts, plainHost(h))
 	}
