@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"store"},
 	{"store/sim"},
 	{"datadir", "maintain"},
-	{"api", "api/rest"},
+	{"api", "api/rest", "api/door"},
 	{"bench"},
 	{"cmd"},
 	{"integration"},

@@ -16,13 +16,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"cairn/api/door"
 	"cairn/api/rest"
 	"cairn/datadir"
 	"cairn/id"
@@ -195,15 +194,15 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		<-certWatched
 	}()
 	connections := budget.NewShare("connections", sizes.Connections, len(listeners))
+	entrance := door.New(connections)
 	var replacing sync.Mutex
 	hosts, _ := f.GetStringSlice("host")
 	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
 		hosts = append(hosts, host)
 	}
-	requests, streams := places(sizes.Connections)
 	stopping := make(chan struct{})
 	handler, err := rest.New(rest.Config{Store: st, Token: dir.Token, Hosts: hosts, First: loopback && !proxied, Version: version, Log: logger,
-		InFlight: requests, Listeners: streams, Stopping: stopping,
+		InFlight: entrance.Requests(), Listeners: entrance.Streams(), Stopping: stopping,
 		Memory: func() []budget.State {
 			// The index takes its share as a whole when it is opened.
 			index := budget.State{Name: "index", Limit: sizes.Index, Used: sizes.Index}
@@ -217,8 +216,8 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return errors.Join(err, st.Close(context.Background()))
 	}
-	srv := &http.Server{Handler: paced(defaultPace, handler), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ConnContext: inContext, ConnState: between, ErrorLog: log.New(quiet{logger}, "", 0)}
+	srv := entrance.Server(handler)
+	srv.ErrorLog = log.New(quiet{logger}, "", 0)
 	srv.RegisterOnShutdown(func() { close(stopping) })
 	addrs := make([]net.Addr, len(listeners))
 	for i, l := range listeners {
@@ -234,7 +233,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		srv.Protocols = new(http.Protocols)
 		srv.Protocols.SetHTTP1(true)
 	}
-	for _, l := range newCrowd(connections).listen(listeners) {
+	for _, l := range entrance.Listen(listeners) {
 		if err := tell(cmd, map[string]any{"event": "serving", "store": dir.Cluster, "url": scheme + l.Addr().String()},
 			fmt.Sprintf("serving %s at %s%s\n", dir.Cluster, scheme, l.Addr())); err != nil {
 			logger.Warn("standard output cannot be written", "err", err)
@@ -460,7 +459,7 @@ func listenAll(ctx context.Context, addr string, guarded bool) (ls []net.Listene
 		return nil, false, &exitError{exitUsage, fmt.Errorf("--listen %s is reachable from other machines, and tokens and data would travel in the clear; "+
 			"listen on localhost, give --tls-cert and --tls-key, or say --behind-proxy where only a proxy that speaks TLS leads here", addr)}
 	}
-	lc := net.ListenConfig{Control: boundUnsent}
+	lc := net.ListenConfig{Control: door.Control}
 	for i, h := range hosts {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(h, port))
 		if err != nil {
@@ -475,19 +474,6 @@ func listenAll(ctx context.Context, addr string, guarded bool) (ls []net.Listene
 		}
 	}
 	return ls, loopback, nil
-}
-
-// unsent is how much of its answers the kernel holds for a client that does not take
-// them, beside what is on the way.
-const unsent = 256 << 10 // bytes
-
-// boundUnsent is for a listener; its connections inherit it.
-func boundUnsent(_, _ string, c syscall.RawConn) error {
-	var err error
-	cerr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
-	})
-	return errors.Join(cerr, err)
 }
 
 // quiet takes net/http's own messages; they may hold what clients sent, so only
@@ -572,17 +558,4 @@ func printReport(cmd *cobra.Command, r store.Report) {
 	default:
 		fmt.Fprintln(w, "sound: everything was read and is what was written")
 	}
-}
-
-// mostStreams is how many streams of events there are at the most.
-const mostStreams = 64
-
-// places is how many requests may be answered, and how many streams of events held
-// open, at a time with that memory for connections. The rest of it is for telling
-// others so, and for those who watch.
-func places(memory int64) (requests, streams int) {
-	n := memory / budget.Connection
-	part := max(n/16, 1)
-	streams = int(min(part, mostStreams))
-	return int(max(n-part-int64(streams), 1)), streams
 }

@@ -1,4 +1,4 @@
-package main
+package door
 
 import (
 	"context"
@@ -11,12 +11,12 @@ import (
 	"cairn/store/budget"
 )
 
-// crowd is the connections of several listeners together. Their number is bounded,
+// Door is the connections of several listeners together. Their number is bounded,
 // and so is the memory of clients that only hold connections. Those that come when
 // most places are taken find one: who has kept the server waiting longest is given
 // up for them, so that no number of clients that stand still shuts out the others
 // (H67). Where nobody is to be given up the newcomers wait in the kernel.
-type crowd struct {
+type Door struct {
 	memory *budget.Share
 	most   int64 // bytes of the share in use; beyond them places are made
 
@@ -34,14 +34,15 @@ const (
 	crowdLook = 50 * time.Millisecond
 )
 
-func newCrowd(memory *budget.Share) *crowd {
+// New makes a door with places for as many connections as that memory holds.
+func New(memory *budget.Share) *Door {
 	// What is above the mark holds those that are told why they are given up, which
 	// takes half a second, and keeps the requests below what may be answered at a time.
-	return &crowd{memory: memory, most: memory.Limit() * 3 / 4, guests: map[*guest]struct{}{}}
+	return &Door{memory: memory, most: memory.Limit() * 3 / 4, guests: map[*guest]struct{}{}}
 }
 
-// listen bounds the connections of listeners.
-func (c *crowd) listen(ls []net.Listener) []net.Listener {
+// Listen bounds the connections of listeners.
+func (c *Door) Listen(ls []net.Listener) []net.Listener {
 	out := make([]net.Listener, len(ls))
 	for i, l := range ls {
 		a := &atMost{Listener: l, crowd: c}
@@ -52,7 +53,7 @@ func (c *crowd) listen(ls []net.Listener) []net.Listener {
 }
 
 // place waits until there is memory for a connection.
-func (c *crowd) place(ctx context.Context) error {
+func (c *Door) place(ctx context.Context) error {
 	for {
 		limited, cancel := context.WithTimeout(ctx, crowdLook)
 		err := c.memory.Acquire(limited, budget.Connection)
@@ -65,10 +66,10 @@ func (c *crowd) place(ctx context.Context) error {
 }
 
 // full reports whether all places are taken.
-func (c *crowd) full() bool { return c.memory.State().Used > c.memory.Limit()-budget.Connection }
+func (c *Door) full() bool { return c.memory.State().Used > c.memory.Limit()-budget.Connection }
 
 // join takes a connection in that has a place.
-func (c *crowd) join(conn net.Conn) *guest {
+func (c *Door) join(conn net.Conn) *guest {
 	g := &guest{Conn: conn, crowd: c, since: time.Now(), came: time.Now()}
 	c.mu.Lock()
 	c.guests[g] = struct{}{}
@@ -81,7 +82,7 @@ func (c *crowd) join(conn net.Conn) *guest {
 
 // giveUp ends those connections whose clients are waited for longest: as many as are
 // above the mark, and a few more, so that not everyone who comes has to look.
-func (c *crowd) giveUp() {
+func (c *Door) giveUp() {
 	before := time.Now().Add(-patience)
 	slow, leaving := c.slow(before)
 	n := (c.memory.State().Used-c.most)/budget.Connection - int64(leaving) + c.most/budget.Connection/64 + 1
@@ -97,7 +98,7 @@ type slowGuest struct {
 
 // slow lists the connections that have been waited for since before, those first
 // that have been so longest, and counts those that are given up and not gone yet.
-func (c *crowd) slow(before time.Time) (out []slowGuest, leaving int) {
+func (c *Door) slow(before time.Time) (out []slowGuest, leaving int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for g := range c.guests {
@@ -115,7 +116,7 @@ func (c *crowd) slow(before time.Time) (out []slowGuest, leaving int) {
 // atMost is a listener whose connections are of a crowd.
 type atMost struct {
 	net.Listener
-	crowd *crowd
+	crowd *Door
 	ctx   context.Context // done when the listener is closed
 	close context.CancelFunc
 }
@@ -150,7 +151,7 @@ const (
 // say so do nothing for a nil guest.
 type guest struct {
 	net.Conn
-	crowd *crowd
+	crowd *Door
 	once  sync.Once
 	came  time.Time
 

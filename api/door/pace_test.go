@@ -1,4 +1,4 @@
-package main
+package door
 
 import (
 	"bufio"
@@ -165,7 +165,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	memory := budget.NewShare("connections", 2*budget.Connection, 1)
-	limited := newCrowd(memory).listen([]net.Listener{l})[0]
+	limited := New(memory).Listen([]net.Listener{l})[0]
 	accepted := make(chan net.Conn)
 	ended := make(chan error, 1)
 	go func() {

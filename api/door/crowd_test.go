@@ -1,4 +1,4 @@
-package main
+package door
 
 import (
 	"bufio"
@@ -16,16 +16,16 @@ import (
 )
 
 // crowded serves on a listener with room for so many connections.
-func crowded(t *testing.T, places int64, h http.HandlerFunc) (*crowd, string) {
+func crowded(t *testing.T, places int64, h http.HandlerFunc) (*Door, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCrowd(budget.NewShare("connections", places*budget.Connection, 1))
+	c := New(budget.NewShare("connections", places*budget.Connection, 1))
 	srv := &http.Server{Handler: paced(defaultPace, h), ConnContext: inContext, ConnState: between, ReadHeaderTimeout: time.Minute}
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(c.listen([]net.Listener{l})[0]) }()
+	go func() { ended <- srv.Serve(c.Listen([]net.Listener{l})[0]) }()
 	t.Cleanup(func() {
 		srv.Close()
 		<-ended
@@ -122,7 +122,7 @@ func TestGivenUpIsTakenBack(t *testing.T) {
 	here, there := net.Pipe()
 	defer here.Close()
 	defer there.Close()
-	c := newCrowd(budget.NewShare("connections", 4*budget.Connection, 1))
+	c := New(budget.NewShare("connections", 4*budget.Connection, 1))
 	if err := c.place(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -191,4 +191,15 @@ func TestFullHouseTakesTurns(t *testing.T) {
 	waits.Wait() // each was served once
 	cancel()
 	all.Wait()
+}
+
+// TestPlaces: never all connections are busy with requests and streams, neither with
+// the other's, and never none.
+func TestPlaces(t *testing.T) {
+	for connections, want := range map[int64][2]int{0: {1, 1}, 1: {1, 1}, 2: {1, 1}, 10: {8, 1}, 160: {140, 10}, 1600: {1436, 64}} {
+		d := New(budget.NewShare("connections", connections*budget.Connection+1, 1))
+		if requests, streams := d.Requests(), d.Streams(); requests != want[0] || streams != want[1] {
+			t.Errorf("%d connections serve %d requests and %d streams, want %v", connections, requests, streams, want)
+		}
+	}
 }
