@@ -293,6 +293,8 @@ func between(c net.Conn, s http.ConnState) {
 	case http.StateActive:
 		asGuest(c).served()
 	case http.StateIdle:
-		asGuest(c).awaited(inHeader, time.Now())
+		// Who was refused comes back after as long as Retry-After said, and is waited for
+		// from then on.
+		asGuest(c).awaited(inHeader, time.Now().Add(patience))
 	}
 }

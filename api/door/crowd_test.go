@@ -82,8 +82,8 @@ func TestCrowdMakesRoom(t *testing.T) {
 	if resp, err := http.ReadResponse(bufio.NewReader(still["served, then idle"]), nil); err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("before it is crowded: %v", err)
 	}
-	time.Sleep(patience)
-	for range 3 * places { // these are answered, each on a connection of its own, which stays
+	time.Sleep(2 * patience)
+	for range 2 * places { // these are answered, each on a connection of its own, which stays
 		c := open("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("a client that comes to a crowd: %v", err)
