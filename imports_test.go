@@ -156,6 +156,23 @@ func TestLibrariesStayHome(t *testing.T) {
 	}
 }
 
+// TestNothingServesWithoutToken: the handler that asks for no token is the
+// benchmarks' alone.
+func TestNothingServesWithoutToken(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.dir == "bench" || s.dir == "api/rest" || s.dir == "." {
+			continue
+		}
+		b, err := os.ReadFile(s.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "WithoutToken") {
+			t.Errorf("%s serves without asking for the token", s.name)
+		}
+	}
+}
+
 func TestPurePackagesOnlyCompute(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.test || !slices.Contains(pure, s.dir) {

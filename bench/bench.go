@@ -42,6 +42,7 @@ type Options struct {
 	Dir     string   // where the temporary directory is made; default "."
 	Cairn   string   // the cairn binary that is served; empty: REST is not measured
 	Sink    []string // command that runs [ServeSink]; empty: HTTP alone is not measured
+	Guarded []string // command that runs [ServeGuarded], with a directory behind it; empty: guards are not measured
 	Profile string   // directory that CPU profiles of put and get go to; empty: none
 
 	Rounds    int // how often everything is measured; default 5
@@ -105,7 +106,8 @@ func (o Options) needs() int64 {
 	}
 	stage := int64(o.Rounds+2) * int64(o.Stage)
 	small := int64(o.Rounds+1) * int64(o.PutsMany+(1+stretchPuts+profiledSmall)*o.Puts) * 4 * int64(o.SmallSize)
-	return (2*perFace+stage)*3/2 + 2*small + 2<<30 // segments are preallocated
+	guards := int64(2*o.Rounds+1) * int64(len(variants)) * (int64(o.Stage)*3/2 + int64(o.PutsMany)*4*int64(o.SmallSize))
+	return (2*perFace+stage)*3/2 + 2*small + guards + 3<<30 // segments are preallocated
 }
 
 // ErrSpace says that the disk has not enough room for a run.
@@ -192,9 +194,20 @@ func (rep *Report) measure(ctx context.Context, o Options, dir string) (err erro
 		return err
 	}
 	if o.Profile != "" {
-		return profile(ctx, o, dir, local)
+		if err := profile(ctx, o, dir, local); err != nil {
+			return err
+		}
 	}
-	return nil
+	if len(o.Guarded) == 0 {
+		return nil
+	}
+	guarded, err := startGuarded(o.Guarded, dir)
+	if err != nil {
+		return err
+	}
+	defer closing("the server of guards", guarded.close)
+	rep.Guards, err = measureGuards(ctx, o, guarded)
+	return err
 }
 
 // Figure is what several measurements of one thing came to.

@@ -20,10 +20,16 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestMain makes the test binary the sink that Run starts.
+// TestMain makes the test binary the servers that Run starts.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "serve-sink" {
 		if err := ServeSink(os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) == 3 && os.Args[1] == "serve-guarded" {
+		if err := ServeGuarded(os.Args[2], os.Stdin, os.Stdout); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -183,7 +189,7 @@ func TestRun(t *testing.T) {
 	}
 	dir, profiles := t.TempDir(), filepath.Join(t.TempDir(), "p")
 	t.Chdir(dir) // which is where the default is
-	o := Options{Cairn: cairn, Sink: []string{self, "serve-sink"}, Profile: profiles}.Tiny()
+	o := Options{Cairn: cairn, Sink: []string{self, "serve-sink"}, Guarded: []string{self, "serve-guarded"}, Profile: profiles}.Tiny()
 	rep, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -227,6 +233,14 @@ func TestRun(t *testing.T) {
 	}
 	if len(rep.Syncs) != 2 || rep.Syncs[0].Files != 6 || rep.Syncs[1].Files != 3 || rep.Syncs[0].Latency.Median <= 0 || rep.Syncs[1].Latency.N != o.Puts {
 		t.Errorf("syncs %+v", rep.Syncs)
+	}
+	if want := 4 * (len(variants) - 1); len(rep.Guards) != want {
+		t.Errorf("%d figures of guards, want %d", len(rep.Guards), want)
+	}
+	for _, g := range rep.Guards {
+		if g.Rate.Median <= 0 || g.Rate.N != 2*o.Rounds || g.Variant == variants[0].name {
+			t.Errorf("guards: %+v", g)
+		}
 	}
 	b, err := json.Marshal(rep)
 	if err != nil {

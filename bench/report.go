@@ -23,6 +23,7 @@ type Report struct {
 	Whole       []Whole   `json:"whole"`
 	Small       []Small   `json:"small"`
 	Syncs       []Sync    `json:"syncs"`
+	Guards      []Guard   `json:"guards,omitempty"`
 }
 
 // busyOthers is how much of the CPUs others may have before the report warns.
@@ -92,6 +93,13 @@ func (r *Report) Markdown(w io.Writer) error {
 			fmt.Sprintf("%.2f", s.Latency.Median), percent(s.Latency), "")
 	}
 	t.render(&b)
+	if len(r.Guards) > 0 {
+		t = table{title: "What guards cost: beside REST as it is served", head: []string{"variant", "operation", "of", "clients", "rate", "±", "CPU time", "±"}, left: 3}
+		for _, g := range r.Guards {
+			t.row(g.Variant, g.Op, size(g.Bytes), fmt.Sprint(g.Clients), number(g.Rate.Median), percent(g.Rate), number(g.CPU.Median), percent(g.CPU))
+		}
+		t.render(&b)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -20,13 +20,20 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == sinkCommand {
 		exit(bench.ServeSink(os.Stdin, os.Stdout))
 	}
+	if len(os.Args) == 3 && os.Args[1] == guardedCommand {
+		exit(bench.ServeGuarded(os.Args[2], os.Stdin, os.Stdout))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	exit(run(ctx))
 }
 
-// sinkCommand makes the process the bare HTTP server of the stages.
-const sinkCommand = "serve-sink"
+const (
+	// sinkCommand makes the process the bare HTTP server of the stages.
+	sinkCommand = "serve-sink"
+	// guardedCommand makes it the server of a store with more and fewer guards.
+	guardedCommand = "serve-guarded"
+)
 
 func exit(err error) {
 	if err != nil {
@@ -58,6 +65,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	o.Sink = []string{self, sinkCommand}
+	if o.Cairn != "" {
+		o.Guarded = []string{self, guardedCommand}
+	}
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
 	switch {
 	case *tiny:
