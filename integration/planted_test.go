@@ -2,16 +2,27 @@ package integration
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // planted are texts that must not be found, by what each is.
@@ -53,9 +64,10 @@ func TestPlantedIsFound(t *testing.T) {
 
 // TestNothingPlantedIsFound uses a store in every way there is to bring names and
 // contents into it, stops and kills it, and then looks for them, for the token, the
-// key, the recovery code and a passphrase in every file of the data and the configuration directory, the
-// logs, the metrics and what the system tells of the process (H60).
-// The files that keep token, key and code are left out.
+// key, the recovery code, a passphrase, the key of a certificate and what the configuration file says in every
+// file of the data and the configuration directory, the logs, the metrics and what the
+// system tells of the processes of server and commands (H60).
+// The files that keep token, key, code and configuration are left out.
 func TestNothingPlantedIsFound(t *testing.T) {
 	r := newRig(t)
 	s := r.start()
@@ -102,13 +114,17 @@ func TestNothingPlantedIsFound(t *testing.T) {
 		}
 	}
 	look("the answer of /metrics", c.do("GET", "/metrics", nil, nil).body)
-	for _, name := range []string{"cmdline", "comm", "environ", "status"} {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", s.cmd.Process.Pid, name))
-		if err != nil {
-			t.Logf("not looked at: %v", err)
+	lookAt := func(cmd *exec.Cmd) {
+		t.Helper()
+		for _, name := range []string{"cmdline", "comm", "environ", "status"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", cmd.Process.Pid, name))
+			if err != nil || len(b) == 0 {
+				t.Errorf("%s of %s is not to be seen: %v", name, cmd, err)
+			}
+			look("the "+name+" of "+cmd.String(), b)
 		}
-		look("the process's "+name, b)
 	}
+	lookAt(s.cmd)
 	s.kill()
 	empty(t, r.index())
 	s = r.start("--snapshot-every", "64KiB")
@@ -119,8 +135,20 @@ func TestNothingPlantedIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.must("keys", "add-passphrase", "--data", r.data, "--new-passphrase-file", pass)
-	s = r.start("--passphrase-file", pass)
-	s.stop()
+	// From here on there is a configuration file, and TLS.
+	certFile, keyFile, pool, scalar := certificate(t, r.base)
+	p["the certificate's key"] = scalar
+	config := fmt.Sprintf("# %s\n[serve]\nhost = [%q]\npassphrase-file = %q\n", plant("a comment of the configuration"), plant("a host")+".example", pass)
+	if err := os.WriteFile(filepath.Join(r.config, "cairn", "cairn.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = r.start("--tls-cert", certFile, "--tls-key", keyFile)
+	over := s.client()
+	over.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	want(200, over.get(p["a new name"]))
+	look("the answer of /metrics", over.do("GET", "/metrics", nil, nil).body)
+	over.close()
+	served := s.cmd
 	secret := map[string]bool{} // files that hold what they are there for
 	files, size := 0, 0
 	err := filepath.WalkDir(r.config, func(path string, d fs.DirEntry, err error) error {
@@ -130,7 +158,7 @@ func TestNothingPlantedIsFound(t *testing.T) {
 		b, err := os.ReadFile(path)
 		text := strings.TrimSpace(string(b))
 		switch {
-		case text == s.token:
+		case text == s.token, filepath.Base(path) == "cairn.toml":
 		case filepath.Ext(path) == ".recovery":
 			p["the recovery code"] = text
 		case filepath.Ext(path) == ".key":
@@ -145,6 +173,9 @@ func TestNothingPlantedIsFound(t *testing.T) {
 	if err != nil || p["the key"] == "" || p["the recovery code"] == "" || len(secret) < 3 {
 		t.Fatalf("the secrets in %s: %v, %v", r.config, secret, err)
 	}
+	lookAt(served)
+	lookAt(r.waiting(t, certFile, s))
+	s.stop()
 	for _, dir := range []string{r.data, r.config, filepath.Join(r.base, "logs"), filepath.Join(r.base, "home")} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
@@ -165,4 +196,78 @@ func TestNothingPlantedIsFound(t *testing.T) {
 	if files < 20 || size < 1<<20 {
 		t.Errorf("%d files with %d bytes: that proves little", files, size)
 	}
+}
+
+// certificate makes a certificate for loopback and its key, as files, and says what
+// the secret in the key is.
+func certificate(t *testing.T, dir string) (certFile, keyFile string, pool *x509.CertPool, secret string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true}
+	cert, err := x509.CreateCertificate(rand.Reader, about, about, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := key.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: der}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parsed, err := x509.ParseCertificate(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool = x509.NewCertPool()
+	pool.AddCert(parsed)
+	return certFile, keyFile, pool, string(raw)
+}
+
+// waiting is a put that waits for its bytes, and has found the token: part of them
+// went to the server.
+func (r *rig) waiting(t *testing.T, caCert string, s *server) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(r.program, "put", "-", "main/waiting", "--ca-cert", caCert)
+	cmd.Env = append(r.env(), "CAIRN_SERVER="+s.url)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	})
+	// More than the pipe and the client hold before a byte goes out.
+	done := make(chan error, 1)
+	go func() {
+		_, err := in.Write(make([]byte, 4*mebi))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatalf("cairn put takes nothing: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("cairn put takes nothing")
+	}
+	return cmd
 }

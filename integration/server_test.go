@@ -235,7 +235,7 @@ func (r *rig) launch(args ...string) *server {
 		lines := bufio.NewScanner(stdout)
 		for lines.Scan() {
 			cluster, url, ok := strings.Cut(strings.TrimPrefix(lines.Text(), "serving "), " at ")
-			if ok && strings.HasPrefix(url, "http://") && s.url == "" {
+			if ok && strings.HasPrefix(url, "http") && s.url == "" {
 				s.cluster, s.url = cluster, url
 				close(s.serving)
 			}
