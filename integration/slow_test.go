@@ -45,6 +45,22 @@ func (a *attack) note(m map[string]int, what string) {
 	m[what]++
 }
 
+// endedAll reports whether a connection of each kind was ended.
+func (a *attack) endedAll() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for kind := range crawlers {
+		ended := false
+		for what := range a.ends {
+			ended = ended || strings.HasPrefix(what, kind) && !strings.HasSuffix(what, "moved")
+		}
+		if !ended {
+			return false
+		}
+	}
+	return true
+}
+
 // run attacks with n connections until ctx is done.
 func (a *attack) run(ctx context.Context, n int) {
 	var wg sync.WaitGroup
@@ -106,7 +122,7 @@ func (a *attack) once(ctx context.Context, kind string) {
 func (a *attack) crawl(ctx context.Context, c net.Conn, kind string) (end string, moved bool) {
 	if kind == "answer" {
 		pause(ctx, a.tick)
-		if b := make([]byte, 12); reset(c) {
+		if b := make([]byte, 12); over(c) {
 			_ = c.SetReadDeadline(time.Now().Add(a.tick))
 			if n, _ := io.ReadFull(c, b); n == len(b) && string(b[9:]) == "503" {
 				return "503", false
@@ -133,16 +149,16 @@ func (a *attack) crawl(ctx context.Context, c net.Conn, kind string) (end string
 	return "", err == nil
 }
 
-// reset reports whether the other side has cut the connection.
-func reset(c net.Conn) (yes bool) {
+// over reports whether the other side has ended the connection.
+func over(c net.Conn) (yes bool) {
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return true
 	}
 	err = raw.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}}
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 		_, _ = unix.Poll(p, 0)
-		yes = p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		yes = p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLRDHUP) != 0
 	})
 	return yes || err != nil
 }
@@ -245,6 +261,9 @@ func TestSlowClientsShutNobodyOut(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { a.run(attacked, crowd) })
 		beside.run(timeout(t, phase), s, rng, 8)
+		for limit := timeout(t, time.Minute); limit.Err() == nil && !a.endedAll(); { // a loaded machine
+			pause(limit, 100*time.Millisecond)
+		}
 		end()
 		wg.Wait()
 		pause(t.Context(), time.Second)

@@ -11,7 +11,7 @@
 // what stops a request for a newer one or a stream for the server's end, and ends
 // with it. It bounds the requests in
 // flight, the length of URLs and the memory of pages; limits on headers,
-// connections and time belong to the http.Server around it. openapi.json
+// connections and time are those of package door, around it. openapi.json
 // describes every route and is served as /openapi.json.
 package rest
 
