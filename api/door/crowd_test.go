@@ -3,6 +3,7 @@ package door
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -79,13 +80,13 @@ func TestCrowdMakesRoom(t *testing.T) {
 		"takes no answer":   open("GET /large HTTP/1.1\r\nHost: x\r\n\r\n"),
 		"served, then idle": open("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 	}
-	if resp, err := http.ReadResponse(bufio.NewReader(still["served, then idle"]), nil); err != nil || resp.StatusCode != http.StatusOK {
+	if err := served(still["served, then idle"]); err != nil {
 		t.Fatalf("before it is crowded: %v", err)
 	}
 	time.Sleep(2 * patience)
 	for range 2 * places { // these are answered, each on a connection of its own, which stays
 		c := open("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != http.StatusOK {
+		if err := served(c); err != nil {
 			t.Fatalf("a client that comes to a crowd: %v", err)
 		}
 	}
@@ -111,9 +112,22 @@ func TestCrowdMakesRoom(t *testing.T) {
 		}
 	}
 	letGo <- struct{}{}
-	if resp, err := http.ReadResponse(bufio.NewReader(working), nil); err != nil || resp.StatusCode != http.StatusOK {
+	if err := served(working); err != nil {
 		t.Errorf("what the server worked for: %v", err)
 	}
+}
+
+// served reads an answer, which must be a 200.
+func served(c net.Conn) error {
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // TestGivenUpIsTakenBack: a body that came whole before its client was given up is
