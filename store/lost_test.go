@@ -162,6 +162,37 @@ func TestAwayIsNotLost(t *testing.T) {
 	}
 }
 
+// What is stored already and cannot be read now is not acknowledged again.
+func TestHitThatCannotBeReadIsRefused(t *testing.T) {
+	r := newRig(t)
+	r.idle()
+	big := r.putWide("big", 3<<20)
+	r.close()
+	r.wipe("n01")
+	r.wipe("n02")
+	r.open()
+	r.put("with two away", big) // four of six are there
+	r.mustRead("with two away", big)
+	r.replace("n01", "n02")
+	r.close()
+	r.away = map[string]bool{"n03": true}
+	r.open()
+	if err := r.tryPut("again", big); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("put of bytes in a pack with three of six shards at hand: got %v, want %v", err, ErrUnavailable)
+	}
+	if _, err := r.read("again"); !errors.Is(err, ErrNoObject) {
+		t.Errorf("the object that was refused: got %v, want %v", err, ErrNoObject)
+	}
+	other := random(64, 3<<20)
+	r.put("other", other)
+	r.mustRead("other", other)
+	r.close()
+	r.away = nil
+	r.open()
+	r.put("again", big)
+	r.mustRead("again", big)
+}
+
 // An entry of a log pack counts before its records. A write that brings a chunk in
 // the very round that marks it as damaged is refused as retryable, and heals it in
 // the next.

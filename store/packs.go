@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -574,21 +575,42 @@ func (s *Store) storeChunk(ctx context.Context, realm *realmKeys, k int, compres
 	return c, o, nil
 }
 
-// known reports whether a chunk is stored and sound.
+// known reports whether a chunk is stored and not lost. One that cannot be read now is
+// [ErrUnavailable]: what would be acknowledged could not be read back.
 func (s *Store) known(realm id.Realm, c id.Chunk) (bool, error) {
-	known := false
+	known, away := false, error(nil)
 	err := s.view(func(r index.Reader) error {
 		row, err := r.Chunk(realm, c)
 		if errors.Is(err, index.ErrNotFound) {
 			return nil
 		}
-		known = err == nil && row.State == index.Live
+		if known = err == nil && row.State == index.Live; known {
+			away, err = s.atHand(r, row.Pack)
+		}
 		return err
 	})
 	if err != nil {
 		return false, translate(err, ErrDamaged)
 	}
-	return known, nil
+	return known, away
+}
+
+// atHand returns as away that fewer shards of a pack than it needs are on nodes that
+// are there.
+func (s *Store) atHand(r index.Reader, p id.Pack) (away, err error) {
+	set := s.members.Load()
+	if len(set.rec.Gone) == 0 && !slices.ContainsFunc(set.all, func(m *member) bool { return !m.readable() }) {
+		return nil, nil
+	}
+	g, err := s.locate(r, p)
+	if err != nil || len(g.places) == 0 {
+		return nil, err
+	}
+	n := heldBy(g.places, func(id id.Node) bool { m := set.byID[id]; return m != nil && m.readable() })
+	if n >= g.k {
+		return nil, nil
+	}
+	return fmt.Errorf("%w: the same bytes are stored already, in pack %v, and %d of the %d shards that it needs are there; not up: %s", ErrUnavailable, p, n, g.k, s.notUp(set.all)), nil
 }
 
 // inlineChunk seals a chunk into a submission, unless the store has it.

@@ -163,7 +163,7 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 					places = s.recall(p)
 				}
 				whole := 0
-				if known[p] || len(places) > 0 && heldBy(set, places) < int(row.K) {
+				if known[p] || len(places) > 0 && heldBy(places, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K) {
 					if row.Kind == pack.Log || row.Live > 0 {
 						out.lost++
 						out.lostBytes += row.Live
@@ -198,12 +198,12 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 
 var errStop = errors.New("stop")
 
-// heldBy is how many different shards have a place on a member.
-func heldBy(set *memberSet, places []record.Place) int {
+// heldBy is how many different shards have a place on a node that counts.
+func heldBy(places []record.Place, counts func(id.Node) bool) int {
 	var held [pack.MaxWidth]bool
 	n := 0
 	for _, x := range places {
-		if set.byID[x.Node] != nil && !held[x.Index] {
+		if counts(x.Node) && !held[x.Index] {
 			held[x.Index] = true
 			n++
 		}
