@@ -230,6 +230,17 @@ type KeyCopies struct {
 	dir     *Dir
 }
 
+// Known is the store that a data directory held when it was last served by this user;
+// zero: none is known.
+func Known(o Options) (id.Cluster, error) {
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return id.Cluster{}, err
+	}
+	o.Dir = dir
+	return (&Dir{opt: o}).knownStore()
+}
+
 // LookAtKeys reads the copies of the keyring of a data directory. It takes no
 // lock and changes nothing.
 func LookAtKeys(o Options) (*KeyCopies, error) {

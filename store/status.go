@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"cairn/id"
@@ -60,6 +61,19 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 			}
 		}
 		out.Nodes = append(out.Nodes, st)
+	}
+	// None is replaced before enough are back: then it is no use to be told how.
+	missing := 0
+	for _, n := range out.Nodes {
+		if n.State == "missing" {
+			missing++
+		}
+	}
+	for i := range out.Nodes {
+		if n := &out.Nodes[i]; missing > set.m() && n.State == "missing" {
+			n.Reason = strings.Replace(n.Reason, "if it is lost: cairn nodes replace "+n.Name,
+				fmt.Sprintf("more are missing than the store survives: bring back at least %d of them, and restart the server, before any is replaced", missing-set.m()), 1)
+		}
 	}
 	up := len(usable(set.all, s.now()))
 	if k := placement.Width(up, DefaultWidth, set.m()); k >= 1 {

@@ -390,6 +390,9 @@ func gather(cmd *cobra.Command) (facts, error) {
 	k, err := datadir.LookAtKeys(o)
 	switch {
 	case errors.Is(err, datadir.ErrNotStore):
+		if known, err := datadir.Known(o); err == nil && !known.IsZero() {
+			f.Places = append(f.Places, diskPlace{Name: "data", Dir: data, Err: fmt.Errorf("it has held the store %v, and holds none now: is its disk mounted?", known)})
+		}
 		for i := range 6 {
 			name := datadir.NodeName(i)
 			f.Places = append(f.Places, diskPlace{Name: "node " + name, Dir: filepath.Join(data, "nodes", name), Node: true})
