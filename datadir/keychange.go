@@ -138,6 +138,9 @@ func (d *Dir) ReplaceRecovery(ctx context.Context) (string, error) {
 	if err := d.majority(); err != nil {
 		return "", err
 	}
+	if err := d.settleRecovery(); err != nil { // an earlier one, which was cut short
+		return "", err
+	}
 	code, err := keys.NewRecoveryCode(nil)
 	if err != nil {
 		return "", err
@@ -181,11 +184,15 @@ func (d *Dir) settleRecovery() error {
 		return fmt.Errorf("read the recovery code: %w", err)
 	}
 	code, err := keys.ParseRecoveryCode(string(b))
-	if err == nil {
-		_, err = keys.Open(context.Background(), d.Cluster, d.Keyring.Marshal(), code)
+	if err != nil {
+		return os.Remove(d.nextRecoveryFile()) // it was cut short itself
+	}
+	_, err = keys.Open(context.Background(), d.Cluster, d.Keyring.Marshal(), code)
+	if errors.Is(err, keys.ErrWrongKey) {
+		return os.Remove(d.nextRecoveryFile())
 	}
 	if err != nil {
-		return os.Remove(d.nextRecoveryFile())
+		return fmt.Errorf("try the recovery code: %w", err)
 	}
 	return d.takeNextRecovery()
 }

@@ -402,6 +402,26 @@ func TestRecoveryCodeIsReplaced(t *testing.T) {
 		}
 	}
 
+	// Done again behind one that was cut short before its file had its name, and cut
+	// short itself before the keyring: the code of the first one holds, and is shown.
+	writeAll(t, files, now)
+	writeAll(t, []string{shown, next}, []string{oldShown, newShown})
+	d, err = Open(ctx, Options{Dir: p.data, Config: p.config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, stop := context.WithCancel(ctx)
+	stop()
+	if _, err := d.ReplaceRecovery(broken); err == nil {
+		t.Error("a replacement without time for it succeeds")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, []string{shown})[0]; got != newShown {
+		t.Errorf("the code that holds is in no file; what would be shown is %q", got)
+	}
+
 	// It is confirmed before a start has seen it.
 	writeAll(t, files, now)
 	writeAll(t, []string{shown, next}, []string{oldShown, newShown})

@@ -6,10 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"cairn/id"
 	"cairn/index"
+	"cairn/manifest"
 	"cairn/record"
 )
 
@@ -71,6 +74,21 @@ func (s *Store) copy(ctx context.Context, from, to Name, opt CopyOptions, move b
 	defer end()
 	if err := s.takesData(); err != nil {
 		return Object{}, err
+	}
+	// Chunks deep within are looked at beforehand, the roots once more at the decision.
+	var before *index.Object
+	if err := s.view(func(r index.Reader) error {
+		if in, err := bucketOf(r, from.Bucket); err == nil {
+			before, _ = sourceOf(r, in.ID, from, opt.Version) // the decision says why there is none
+		}
+		return nil
+	}); err != nil {
+		return Object{}, err
+	}
+	if before != nil {
+		if err := s.allThere(ctx, id.Main, before.Manifest); err != nil {
+			return Object{}, fmt.Errorf("the source: %w", err)
+		}
 	}
 	err = s.writer.submit(ctx, &submission{client: true, decide: entry.also(func(d *decision) (func() error, error) {
 		in, err := bucketOf(d.round, from.Bucket)
@@ -146,6 +164,38 @@ func sourceOf(r index.Reader, b id.Bucket, from Name, v id.Version) (*index.Obje
 		return nil, fmt.Errorf("version %v of %.80q in bucket %s is a delete marker: %w", v, from.Key, from.Bucket, ErrNoObject)
 	}
 	return &o, nil
+}
+
+// allThere refuses, with [ErrDamaged], a manifest with a chunk that is marked as lost.
+// It looks only when something may be: every chunk is looked up.
+func (s *Store) allThere(ctx context.Context, realmID id.Realm, m manifest.Manifest) error {
+	if len(s.members.Load().rec.Gone) == 0 && !s.marked.Load() {
+		return nil
+	}
+	realm, err := s.realm(realmID)
+	if err != nil {
+		return err
+	}
+	w := walker{s: s, realm: realm, to: m.Size, stack: []part{{refs: slices.Clone(m.Roots)}}}
+	for {
+		l, err := w.next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var row index.ChunkRow
+		if err := s.view(func(r index.Reader) (err error) {
+			row, err = r.Chunk(realmID, l.ref.Chunk)
+			return err
+		}); err != nil {
+			return translate(err, ErrDamaged)
+		}
+		if row.State == index.Damaged {
+			return fmt.Errorf("%w: a chunk, at byte %d of %d, is lost", ErrDamaged, w.pos-l.ref.Len, m.Size)
+		}
+	}
 }
 
 // sound checks chunks that a version refers to, so that they are there.

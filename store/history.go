@@ -259,9 +259,9 @@ func (s *Store) saveJobs() error {
 	}
 }
 
-// lastSave ends the jobs and writes down what came of them, as far as ctx allows.
-func (s *Store) lastSave(ctx context.Context) {
-	left := s.jobs.stop()
+// lastSave waits for the last runs and writes down what came of them, as far as ctx
+// allows.
+func (s *Store) lastSave(ctx context.Context, left []*run) {
 	if s.cfg.idle {
 		return
 	}

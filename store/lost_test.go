@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -191,6 +192,47 @@ func TestHitThatCannotBeReadIsRefused(t *testing.T) {
 	r.open()
 	r.put("again", big)
 	r.mustRead("again", big)
+}
+
+// What is lost deep within a long object is not promised again under another name: by
+// a copy, or by an upload that is completed. An upload that is lost can be aborted.
+func TestLostPartsAreNotPromised(t *testing.T) {
+	r := newRig(t)
+	r.change = func(c *Config) { c.idle, c.Lag, c.UploadPart = true, noDeadline, 8<<20 }
+	r.close()
+	r.open()
+	ctx := t.Context()
+	long := random(65, 40<<20) // more chunks than a manifest has roots
+	r.put("long", long)
+	up, err := r.st.BeginUpload(ctx, "main", "up", UploadOptions{Size: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.st.AppendUpload(ctx, up.ID, 0, bytes.NewReader(random(66, 40<<20))); err != nil {
+		t.Fatal(err)
+	}
+	r.lose()
+	if rep, err := r.st.Repair(ctx); err != nil || rep.Lost == 0 {
+		t.Fatalf("repair: %+v, %v", rep, err)
+	}
+	if _, err := r.st.Copy(ctx, Name{"main", "long"}, Name{"main", "copy"}, CopyOptions{}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("copy of an object that lost chunks: got %v, want %v", err, ErrDamaged)
+	}
+	if _, err := r.st.CompleteUpload(ctx, up.ID, Conditions{}); !errors.Is(err, ErrDamaged) || errors.Is(err, ErrRetry) {
+		t.Errorf("an upload that lost bytes is completed: got %v, want %v", err, ErrDamaged)
+	}
+	us, more, err := r.st.Uploads(ctx, "", 0)
+	if err != nil || more || len(us) != 1 || us[0].ID != up.ID {
+		t.Errorf("uploads: %+v, %v, %v", us, more, err)
+	}
+	if err := r.st.AbortUpload(ctx, up.ID); err != nil {
+		t.Errorf("abort of an upload that lost bytes: %v", err)
+	}
+	r.put("again", long)
+	if _, err := r.st.Copy(ctx, Name{"main", "long"}, Name{"main", "copy"}, CopyOptions{}); err != nil {
+		t.Errorf("copy of an object that is healed: %v", err)
+	}
+	r.mustRead("copy", long)
 }
 
 // An entry of a log pack counts before its records. A write that brings a chunk in

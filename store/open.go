@@ -50,6 +50,8 @@ type Store struct {
 	degraded atomic.Int64 // reads that had to be rebuilt from other shards
 	// lost holds the packs that the last repair found lost.
 	lost atomic.Pointer[map[id.Pack]bool]
+	// marked is set once this process has marked chunks as damaged.
+	marked atomic.Bool
 
 	realmMu sync.Mutex
 	realms  map[id.Realm]*realmKeys
@@ -765,6 +767,7 @@ func (s *Store) Close(ctx context.Context) error {
 	s.closing = true
 	s.closeMu.Unlock()
 	s.stopJobs()
+	runs := s.jobs.stop() // those of requests too, which count among the calls
 	done := make(chan struct{})
 	go func() {
 		s.calls.Wait()
@@ -775,7 +778,7 @@ func (s *Store) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		s.writer.stop(ErrClosed, false)
 	}
-	s.lastSave(ctx)
+	s.lastSave(ctx, runs)
 	s.packs.close()
 	s.writer.stop(ErrClosed, true)
 	<-s.writer.idle

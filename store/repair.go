@@ -402,6 +402,7 @@ func (s *Store) loss(p id.Pack) *loss {
 				return nil
 			}
 			l.more = n == s.cfg.loseAtOnce
+			s.marked.Store(true)
 			return d.emit(&record.Lost{Pack: p, Chunks: uint32(n)})
 		}, nil
 	}}

@@ -58,6 +58,8 @@ type Upload struct {
 	Expires time.Time
 	// Done is the version that it became; zero: it is not complete.
 	Done id.Version
+	// Lost says that what it is to become cannot be read any more: it can be aborted.
+	Lost bool
 }
 
 // UploadOptions say what an upload is to become.
@@ -225,16 +227,23 @@ func (s *Store) Uploads(ctx context.Context, after string, limit int) (out []Upl
 	}
 	err = s.eachHidden(ctx, in, index.ListOptions{Prefix: headPrefix, After: headPrefix + after}, func(page index.Page) error {
 		for _, o := range page.Objects {
-			u, err := s.upload(ctx, o.Key[len(headPrefix):])
-			switch {
-			case errors.Is(err, ErrNoUpload): // it went meanwhile
-			case err != nil:
-				return err
-			case !u.Done.IsZero():
-			case len(out) == limit:
+			if isDone(o.Object) {
+				continue
+			}
+			if len(out) == limit {
 				more = true
 				return errStop
-			default:
+			}
+			uid := o.Key[len(headPrefix):]
+			u, err := s.upload(ctx, uid)
+			switch {
+			case errors.Is(err, ErrNoUpload): // it went meanwhile
+			case errors.Is(err, ErrDamaged):
+				changed := time.Unix(0, o.Time)
+				out = append(out, Upload{ID: uid, Size: -1, Changed: changed, Expires: changed.Add(uploadKeep), Lost: true})
+			case err != nil:
+				return err
+			case u.Done.IsZero():
 				out = append(out, u.Upload)
 			}
 		}
@@ -514,6 +523,9 @@ func (s *Store) CompleteUpload(ctx context.Context, uid string, cond Conditions)
 func (s *Store) join(st *stream, u *upload) (manifest.Manifest, error) {
 	err := s.eachHidden(st.ctx, u.in, index.ListOptions{Prefix: partPrefix + u.ID + "/"}, func(page index.Page) error {
 		for _, o := range page.Objects {
+			if err := s.allThere(st.ctx, u.in.Realm, o.Manifest); err != nil {
+				return fmt.Errorf("upload %s cannot be completed, abort it and begin again: %w", u.ID, err)
+			}
 			if err := st.builder.AddRefs(o.Manifest.Roots); err != nil {
 				return err
 			}
@@ -533,11 +545,37 @@ func (s *Store) join(st *stream, u *upload) (manifest.Manifest, error) {
 // AbortUpload ends an upload; what it has is given up. One that is complete is
 // forgotten, its object stays.
 func (s *Store) AbortUpload(ctx context.Context, uid string) error {
-	u, done, err := s.openUpload(ctx, uid)
+	if len(uid) != uploadIDLen {
+		return noUpload(uid)
+	}
+	leave, err := s.enter()
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer leave()
+	release, err := s.uploads.claim(uid)
+	if err != nil {
+		return err
+	}
+	defer release()
+	// By its row alone: one whose bytes are lost can be aborted too.
+	u := &upload{Upload: Upload{ID: uid}}
+	if err := s.view(func(r index.Reader) (err error) {
+		u.in, err = anyBucketOf(r, uploadsBucket)
+		if errors.Is(err, ErrNoBucket) {
+			return noUpload(uid)
+		}
+		if err != nil {
+			return err
+		}
+		var found bool
+		if u.head, found, err = current(r, u.in.ID, headPrefix+uid); err == nil && !found {
+			err = noUpload(uid)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
 	if err := s.dropHead(ctx, u); err != nil {
 		return err
 	}

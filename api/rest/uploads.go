@@ -72,6 +72,7 @@ type uploadJSON struct {
 	Size    *int64    `json:"size,omitempty"`
 	Changed time.Time `json:"changed"`
 	Expires time.Time `json:"expires"`
+	Lost    bool      `json:"lost,omitempty"` // what it was to become cannot be read: it can only be aborted
 }
 
 type uploadsJSON struct {
@@ -97,7 +98,7 @@ func (f *face) listUploads(c echo.Context) (any, error) {
 	}
 	out := uploadsJSON{Uploads: make([]uploadJSON, 0, len(us)), More: more}
 	for _, u := range us {
-		j := uploadJSON{ID: u.ID, Bucket: u.Bucket, Key: u.Key, Offset: u.Offset, Changed: u.Changed.UTC(), Expires: u.Expires.UTC()}
+		j := uploadJSON{ID: u.ID, Bucket: u.Bucket, Key: u.Key, Offset: u.Offset, Changed: u.Changed.UTC(), Expires: u.Expires.UTC(), Lost: u.Lost}
 		if u.Size >= 0 {
 			j.Size = &u.Size
 		}

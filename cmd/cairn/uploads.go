@@ -19,6 +19,7 @@ type uploadInfo struct {
 	Size    *int64    `json:"size,omitempty"`
 	Changed time.Time `json:"changed"`
 	Expires time.Time `json:"expires"`
+	Lost    bool      `json:"lost,omitempty"`
 }
 
 func newUploads() *cobra.Command {
@@ -66,7 +67,11 @@ func listUploads(cmd *cobra.Command, _ []string) error {
 		if u.Size != nil {
 			of = humanize.IBytes(uint64(*u.Size))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, humanize.IBytes(u.Offset), of, u.Changed.Local().Format(time.DateTime), u.Expires.Local().Format(time.DateTime), printable(u.Bucket+"/"+u.Key))
+		name := printable(u.Bucket + "/" + u.Key)
+		if u.Lost {
+			name = "lost: abort it"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.ID, humanize.IBytes(u.Offset), of, u.Changed.Local().Format(time.DateTime), u.Expires.Local().Format(time.DateTime), name)
 	}
 	return w.Flush()
 }

@@ -123,6 +123,14 @@ func (o *ordered[T]) each(fn func(T) bool) {
 	}
 }
 
+// deleteFunc takes away the items for which fn is true.
+func (o *ordered[T]) deleteFunc(fn func(T) bool) {
+	for i := range o.blocks {
+		o.blocks[i] = slices.DeleteFunc(o.blocks[i], fn)
+	}
+	o.blocks = slices.DeleteFunc(o.blocks, func(b []T) bool { return len(b) == 0 })
+}
+
 func (o *ordered[T]) len() int {
 	n := 0
 	for _, block := range o.blocks {

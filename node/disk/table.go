@@ -170,13 +170,14 @@ func (t *table) settle(twice func(first, second uint32)) {
 		return cmp.Or(cmp.Compare(t.at(b.e).inst, t.at(a.e).inst), cmp.Compare(a.e, b.e))
 	})
 	var last keyItem // the oldest instance under the key at hand
+	gone := map[uint32]bool{}
 	for i, it := range t.loading {
 		switch {
 		case i == 0 || it.key != last.key:
 			t.byKey.set(it)
 		case t.at(it.e).inst == t.at(last.e).inst:
 			twice(last.e, it.e)
-			t.forget(it.e)
+			gone[it.e] = true
 			continue
 		default:
 			t.at(last.e).older = it.e
@@ -184,24 +185,18 @@ func (t *table) settle(twice func(first, second uint32)) {
 		last = it
 	}
 	t.loading = nil
-}
-
-// forget takes away an entry that stands under no key.
-func (t *table) forget(i uint32) {
-	e := t.at(i)
-	t.lives--
-	t.liveBytes -= int64(e.size)
-	t.leave(e)
-	if e.kind == pack.Log {
-		t.byPos.each(func(it posItem) bool {
-			if it.e == i {
-				t.byPos.remove(it)
-			}
-			return it.e != i
-		})
+	if len(gone) == 0 {
+		return
 	}
-	*e = entry{older: t.free}
-	t.free = i
+	t.byPos.deleteFunc(func(it posItem) bool { return gone[it.e] })
+	for i := range gone {
+		e := t.at(i)
+		t.lives--
+		t.liveBytes -= int64(e.size)
+		t.leave(e)
+		*e = entry{older: t.free}
+		t.free = i
+	}
 }
 
 // enter makes a live entry, which is under no key yet.
