@@ -76,9 +76,13 @@ func (s *Store) copy(ctx context.Context, from, to Name, opt CopyOptions, move b
 		return Object{}, err
 	}
 	// Chunks deep within are looked at beforehand, the roots once more at the decision.
-	var before *index.Object
+	var (
+		before *index.Object
+		realm  id.Realm
+	)
 	if err := s.view(func(r index.Reader) error {
 		if in, err := bucketOf(r, from.Bucket); err == nil {
+			realm = in.Realm
 			before, _ = sourceOf(r, in.ID, from, opt.Version) // the decision says why there is none
 		}
 		return nil
@@ -86,7 +90,7 @@ func (s *Store) copy(ctx context.Context, from, to Name, opt CopyOptions, move b
 		return Object{}, err
 	}
 	if before != nil {
-		if err := s.allThere(ctx, id.Main, before.Manifest); err != nil {
+		if err := s.allThere(ctx, realm, before.Manifest); err != nil {
 			return Object{}, fmt.Errorf("the source: %w", err)
 		}
 	}
