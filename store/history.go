@@ -44,10 +44,14 @@ func jobFields(j Job) (out []record.UserField) {
 			add(name, strconv.FormatInt(t.UnixNano(), 10))
 		}
 	}
+	if j.Options.Deep {
+		add("deep", "yes")
+	}
 	number("done", j.Done)
 	at("ended", j.Ended)
 	add("error", j.Error)
 	add("kind", j.Kind)
+	number("rate", j.Options.Rate)
 	add("result", string(j.Result))
 	at("started", j.Started)
 	add("state", j.State)
@@ -68,8 +72,14 @@ func parseJob(key string, fields []record.UserField) (j Job, err error) {
 	for _, f := range fields {
 		most, number := maxJobWord, (*uint64)(nil)
 		switch f.Name {
+		case "deep":
+			if j.Options.Deep = f.Value == "yes"; !j.Options.Deep {
+				return Job{}, bad("its depth")
+			}
 		case "done":
 			number = &j.Done
+		case "rate":
+			number = &j.Options.Rate
 		case "total":
 			number = &j.Total
 		case "ended", "started":
@@ -207,8 +217,8 @@ func (js *jobs) unsaved() (runs []*run, now []Job, revs []int, gone []id.Job) {
 // saveJobs writes the history down, when writes are taken.
 func (s *Store) saveJobs() error {
 	js := &s.jobs
-	js.saving.Lock()
-	defer js.saving.Unlock()
+	js.saving <- struct{}{} // a channel: nodes may hang meanwhile
+	defer func() { <-js.saving }()
 	for {
 		runs, now, revs, gone := js.unsaved()
 		if len(runs)+len(gone) == 0 {

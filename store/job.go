@@ -24,6 +24,7 @@ const (
 	JobRepair     = "repair"
 	JobCheckIndex = "check-index"
 	JobSnapshot   = "snapshot"
+	JobScrub      = "scrub"
 )
 
 // States of a run. All but the first are final.
@@ -84,8 +85,15 @@ type Job struct {
 	// not say how far it is.
 	Done, Total uint64
 	Unit        string
+	Options     JobOptions
 	Result      json.RawMessage // what it did; nil: nothing is known of that
 	Error       string          // why it did not end as it should
+}
+
+// JobOptions are what a run of [JobScrub] may be told; other kinds take none.
+type JobOptions struct {
+	Deep bool   // put packs together, code parity again, open chunks
+	Rate uint64 // bytes per second at the most; 0: as in [ScrubRate]
 }
 
 // JobFilter chooses runs.
@@ -138,7 +146,7 @@ type jobs struct {
 	stopped bool
 	gone    []id.Job // which leave the history
 
-	saving   sync.Mutex // one writes the history at a time
+	saving   chan struct{} // holds a token while somebody writes the history
 	wantSave chan struct{}
 }
 
@@ -147,8 +155,10 @@ func (s *Store) initJobs() {
 		JobRepair:     {run: s.runRepair, silent: true},
 		JobCheckIndex: {run: s.runCheck},
 		JobSnapshot:   {run: s.runSnapshot},
+		JobScrub:      {run: s.runScrub},
 	}
 	s.jobs.running, s.jobs.counts, s.jobs.wantSave = map[string]*run{}, map[string]*JobCounts{}, make(chan struct{}, 1)
+	s.jobs.saving = make(chan struct{}, 1)
 	for _, kind := range s.JobKinds() {
 		s.jobs.counts[kind] = &JobCounts{Kind: kind}
 	}
@@ -167,13 +177,16 @@ func (s *Store) JobKinds() []string {
 // beginJob begins a run, whose context ends with parent, when it is cancelled, and
 // when the store closes. When one of the kind is under way, that one is returned
 // with [ErrJobRunning].
-func (s *Store) beginJob(parent context.Context, kind, trigger string) (context.Context, *run, error) {
+func (s *Store) beginJob(parent context.Context, kind, trigger string, opt JobOptions) (context.Context, *run, error) {
 	js := &s.jobs
 	js.mu.Lock()
 	defer js.mu.Unlock()
 	k, ok := js.kinds[kind]
 	if !ok {
 		return nil, nil, fmt.Errorf("%w: no kind of job is called %.40q; there are %s", ErrInvalid, kind, strings.Join(s.JobKinds(), ", "))
+	}
+	if opt != (JobOptions{}) && kind != JobScrub {
+		return nil, nil, fmt.Errorf("%w: only %s is told how deep and how fast", ErrInvalid, JobScrub)
 	}
 	if js.stopped {
 		return nil, nil, ErrClosed
@@ -190,7 +203,7 @@ func (s *Store) beginJob(parent context.Context, kind, trigger string) (context.
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: random bytes: %w", ErrUnavailable, err)
 	}
-	r := &run{s: s, over: make(chan struct{}), Job: Job{ID: jid, Kind: kind, Trigger: trigger, State: JobRunning, Started: now}}
+	r := &run{s: s, over: make(chan struct{}), Job: Job{ID: jid, Kind: kind, Trigger: trigger, State: JobRunning, Started: now, Options: opt}}
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancelCause(parent)
 	js.runs, js.running[kind] = append(js.runs, r), r
@@ -336,7 +349,7 @@ func (js *jobs) trim(kind string) {
 // runJob runs a kind of job here and returns its error. When a run of the kind is
 // under way it waits for that one's end, and ran is false.
 func (s *Store) runJob(ctx context.Context, kind, trigger string) (ran bool, err error) {
-	jobCtx, r, err := s.beginJob(ctx, kind, trigger)
+	jobCtx, r, err := s.beginJob(ctx, kind, trigger, JobOptions{})
 	if errors.Is(err, ErrJobRunning) {
 		select {
 		case <-r.over:
@@ -353,8 +366,8 @@ func (s *Store) runJob(ctx context.Context, kind, trigger string) (ran bool, err
 
 // StartJob starts a run of a kind in the background. When one is under way, that one
 // is returned with [ErrJobRunning].
-func (s *Store) StartJob(_ context.Context, kind string) (Job, error) {
-	ctx, r, err := s.beginJob(context.Background(), kind, ByRequest)
+func (s *Store) StartJob(_ context.Context, kind string, opt JobOptions) (Job, error) {
+	ctx, r, err := s.beginJob(context.Background(), kind, ByRequest, opt)
 	if r == nil {
 		return Job{}, err
 	}

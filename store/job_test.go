@@ -104,7 +104,7 @@ func TestJobs(t *testing.T) {
 			kind := rapid.SampledFrom(kinds).Draw(t, "kind")
 			switch rapid.SampledFrom([]string{"start", "start", "done", "fail", "cancel", "list"}).Draw(t, "step") {
 			case "start":
-				j, err := s.StartJob(context.Background(), kind)
+				j, err := s.StartJob(context.Background(), kind, JobOptions{})
 				if i := running[kind]; i > 0 {
 					if !errors.Is(err, ErrJobRunning) || j.ID != all[i-1].ID {
 						t.Fatalf("started beside %v: %v, %v", all[i-1].ID, j.ID, err)
@@ -185,7 +185,7 @@ func TestJobs(t *testing.T) {
 func TestSilentJobs(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) {
 		s, _ := bareJobs(time.Now, true, "a")
-		ctx, r, err := s.beginJob(context.Background(), "a", ByStart)
+		ctx, r, err := s.beginJob(context.Background(), "a", ByStart, JobOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,13 +194,13 @@ func TestSilentJobs(t *testing.T) {
 		if all, _, err := s.Jobs(context.Background(), JobFilter{}); err != nil || len(all) > 0 || r.kept {
 			t.Errorf("a run by itself that a stop ended is told of: %+v, %v", all, err)
 		}
-		if _, err := s.StartJob(context.Background(), "a"); !errors.Is(err, ErrClosed) {
+		if _, err := s.StartJob(context.Background(), "a", JobOptions{}); !errors.Is(err, ErrClosed) {
 			t.Errorf("started after the stop: %v", err)
 		}
 	})
 	s, end := bareJobs(time.Now, true, "a")
 	begin := func() *run {
-		ctx, r, err := s.beginJob(context.Background(), "a", ByStart)
+		ctx, r, err := s.beginJob(context.Background(), "a", ByStart, JobOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestSilentJobs(t *testing.T) {
 		t.Errorf("%d runs are listed, want none; counted %+v, want one", listed(), c)
 	}
 	r = begin()
-	if j, err := s.StartJob(context.Background(), "a"); !errors.Is(err, ErrJobRunning) || j.ID != r.ID {
+	if j, err := s.StartJob(context.Background(), "a", JobOptions{}); !errors.Is(err, ErrJobRunning) || j.ID != r.ID {
 		t.Fatalf("%+v, %v", j, err)
 	}
 	end["a"] <- nil
@@ -269,7 +269,7 @@ func TestCancelledRepair(t *testing.T) {
 	r.open()
 	r.replace("n01")
 	reads.Store(0)
-	j, err := r.st.StartJob(t.Context(), JobRepair)
+	j, err := r.st.StartJob(t.Context(), JobRepair, JobOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestCancelledRepair(t *testing.T) {
 		t.Errorf("it was at %d of %d %s after %+v", got.Done, got.Total, got.Unit, did)
 	}
 	close(release)
-	if j, err = r.st.StartJob(t.Context(), JobRepair); err != nil {
+	if j, err = r.st.StartJob(t.Context(), JobRepair, JobOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	first := did.Packs
@@ -363,7 +363,7 @@ func TestJobHistory(t *testing.T) {
 	}
 	for _, kind := range []string{JobSnapshot, JobCheckIndex} {
 		for {
-			j, err := r.st.StartJob(t.Context(), kind)
+			j, err := r.st.StartJob(t.Context(), kind, JobOptions{})
 			if j.ID.IsZero() {
 				t.Fatal(err)
 			}
@@ -389,7 +389,7 @@ func TestJobHistory(t *testing.T) {
 		}}
 		r.st.jobs.counts["hold"] = &JobCounts{Kind: "hold"}
 		r.st.jobs.mu.Unlock()
-		j, err := r.st.StartJob(context.Background(), "hold")
+		j, err := r.st.StartJob(context.Background(), "hold", JobOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -485,7 +485,7 @@ func TestHistoryWithoutRoom(t *testing.T) {
 	r.open()
 	full.Store(true)
 	for asked := false; !asked; {
-		j, err := r.st.StartJob(t.Context(), JobCheckIndex)
+		j, err := r.st.StartJob(t.Context(), JobCheckIndex, JobOptions{})
 		if j.ID.IsZero() {
 			t.Fatal(err)
 		}

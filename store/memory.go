@@ -79,6 +79,11 @@ func (m *memory) states() []budget.State {
 	return out
 }
 
+// clients are the shares that are taken from while clients send or take bytes.
+func (m *memory) clients() []*budget.Share {
+	return []*budget.Share{m.streams, m.uploads, m.small, m.inline, m.readers, m.fastReaders, m.fetch}
+}
+
 // Memory says how much of each share of the memory is in use.
 func (s *Store) Memory() []budget.State { return s.mem.states() }
 

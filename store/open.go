@@ -68,6 +68,7 @@ type Store struct {
 	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
 	jobs       jobs
+	scrubs     scrubs
 	events     *events
 	repairing  chan struct{} // holds a token while a repair runs; only one does
 	wantRepair chan string   // what it is wanted for
@@ -103,6 +104,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	jobs, stop := context.WithCancelCause(context.Background())
 	s.stopJobs = func() { stop(errJobStopped) }
 	s.loadJobs(ctx)
+	s.loadScrubs(ctx)
 	if cfg.idle {
 		return s, nil
 	}

@@ -109,7 +109,6 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 			batch, shards, bytes = batch[:0], 0, 0
 			return err
 		}
-		over = func(err error) bool { return errors.Is(err, ErrClosed) || errors.Is(err, ErrSuperseded) }
 	)
 	for i, p := range short {
 		report(i, len(short))
@@ -126,19 +125,19 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		}
 		if err != nil {
 			problem(p, err)
-			if over(err) {
+			if over(err) != nil {
 				return out, err
 			}
 			continue
 		}
 		batch, shards, bytes = append(batch, r), shards+len(r.shards), bytes+size
 		if shards >= repairShards || bytes >= repairBytes {
-			if err := flush(); over(err) {
+			if err := flush(); over(err) != nil {
 				return out, err
 			}
 		}
 	}
-	if err := flush(); over(err) {
+	if err := flush(); over(err) != nil {
 		return out, err
 	}
 	if len(short) > 0 {
@@ -278,7 +277,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 	if len(missing) == 0 || len(g.places) == 0 {
 		return out, 0, nil
 	}
-	w, err := s.newWhole(ctx, g)
+	w, err := s.newWhole(ctx, g, 0)
 	if err != nil {
 		return out, 0, err
 	}
@@ -325,30 +324,9 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		return out, 0, err
 	}
 	defer enc.Release()
-	// New places: members that hold no shard of the pack, by placement's order.
-	var free []*member
-	for _, m := range usable(set.all, s.now()) {
-		if !slices.ContainsFunc(g.places, func(x record.Place) bool { return x.Node == m.info.ID }) && (row.Kind != pack.Log || slices.Contains(set.log, m)) {
-			free = append(free, m)
-		}
-	}
-	if len(free) < len(missing) {
-		return out, 0, fmt.Errorf("%w: %d nodes are free to take %d shards; not up: %s", ErrUnavailable, len(free), len(missing), s.notUp(set.all))
-	}
-	// The failure domains of the shards that stay count too. A shard may lie on two
-	// nodes, when one lagged and another took its place; it counts once.
-	to := &placed{pack: p, k: g.k, m: g.m, by: map[id.Node]*member{}}
-	keep := make([]*member, 0, g.k+g.m)
-	kept := make([]bool, g.k+g.m)
-	for _, x := range g.places {
-		if m := set.byID[x.Node]; m != nil && !kept[x.Index] {
-			kept[x.Index] = true
-			keep = append(keep, m)
-			to.nodes = append(to.nodes, m.candidate())
-		}
-	}
-	for _, m := range free {
-		to.nodes, to.by[m.info.ID] = append(to.nodes, m.candidate()), m
+	to, keep, free := s.elsewhere(set, g, row.Kind)
+	if free < len(missing) {
+		return out, 0, fmt.Errorf("%w: %d nodes are free to take %d shards; not up: %s", ErrUnavailable, free, len(missing), s.notUp(set.all))
 	}
 	for _, old := range missing {
 		if !old.Node.IsZero() && enc.Digests[old.Index] != old.Digest {
@@ -362,6 +340,30 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		out.shards = append(out.shards, &record.Reshard{Pack: p, Index: old.Index, Old: old, New: place})
 	}
 	return out, size, nil
+}
+
+// elsewhere says where shards of a pack may go that have no place any more: to one
+// of the free members, which hold no shard of it, by placement's order. keep are
+// those that hold one.
+func (s *Store) elsewhere(set *memberSet, g geometry, kind pack.Kind) (to *placed, keep []*member, free int) {
+	to = &placed{pack: g.pack, k: g.k, m: g.m, by: map[id.Node]*member{}}
+	// The failure domains of the shards that stay count too. A shard may lie on two
+	// nodes, when one lagged and another took its place; it counts once.
+	kept := make([]bool, g.k+g.m)
+	for _, x := range g.places {
+		if m := set.byID[x.Node]; m != nil && !kept[x.Index] {
+			kept[x.Index] = true
+			keep = append(keep, m)
+			to.nodes = append(to.nodes, m.candidate())
+		}
+	}
+	for _, m := range usable(set.all, s.now()) {
+		if !slices.ContainsFunc(g.places, func(x record.Place) bool { return x.Node == m.info.ID }) && (kind != pack.Log || slices.Contains(set.log, m)) {
+			to.nodes, to.by[m.info.ID] = append(to.nodes, m.candidate()), m
+			free++
+		}
+	}
+	return to, keep, free
 }
 
 // lostForGood reports whether a node answered that it does not have a shard, or
@@ -449,10 +451,11 @@ func wholeMemory(g geometry) int64 {
 }
 
 // newWhole waits for the memory. A pack that takes more than the whole share, one
-// narrower than any that is written with so little memory, takes all of it.
-func (s *Store) newWhole(ctx context.Context, g geometry) (*whole, error) {
+// narrower than any that is written with so little memory, takes all of it. more is what
+// the caller needs beside it.
+func (s *Store) newWhole(ctx context.Context, g geometry, more int64) (*whole, error) {
 	w := &whole{s: s, g: g, shards: make([]pack.Shard, g.k+g.m), digests: make([][16]byte, g.k+g.m)}
-	w.weight = min(wholeMemory(g), s.mem.repair.Limit())
+	w.weight = min(wholeMemory(g)+more, s.mem.repair.Limit())
 	if err := busy(s.mem.repair.Acquire(ctx, w.weight)); err != nil {
 		return nil, err
 	}

@@ -734,7 +734,7 @@ func (r *snapshotReader) piece(ref record.PieceRef) (p *openedPiece, err error) 
 				w = nil
 			}
 			if w == nil {
-				if w, err = s.newWhole(r.ctx, g); err != nil {
+				if w, err = s.newWhole(r.ctx, g, 0); err != nil {
 					return err
 				}
 			}

@@ -108,6 +108,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 		return out, err
 	}
 	out.PacksShort, out.PacksLost, out.LostBytes = what.short, what.lost, what.lostBytes
+	out.Scrubbed = s.ScrubPasses()
 	out.Survives = what.sentence(len(set.all), len(nodes))
 	return out, nil
 }
@@ -156,7 +157,7 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 	if err == nil {
 		out.Survival = promised
 	}
-	if len(up) == len(set.all) && len(set.rec.Gone) == 0 {
+	if len(up) == len(set.all) && len(set.rec.Gone) == 0 && !s.scrubs.anyLost() {
 		return out, nil
 	}
 	var known map[id.Pack]bool
@@ -177,7 +178,7 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 					places = s.recall(p)
 				}
 				whole := 0
-				if known[p] || len(places) > 0 && heldBy(places, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K) {
+				if known[p] || s.scrubs.known(p) || len(places) > 0 && heldBy(places, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K) {
 					if row.Kind == pack.Log || row.Live > 0 {
 						out.lost++
 						out.lostBytes += row.Live

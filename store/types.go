@@ -162,5 +162,7 @@ type Status struct {
 	// of it is referred to, sealed.
 	PacksLost int
 	LostBytes uint64
-	Started   time.Time
+	// Scrubbed are the last complete scrubs; see [Store.ScrubPasses].
+	Scrubbed []ScrubPass
+	Started  time.Time
 }

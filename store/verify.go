@@ -193,7 +193,7 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 		return nil
 	}
 	set := s.members.Load()
-	w, err := s.newWhole(ctx, g)
+	w, err := s.newWhole(ctx, g, 0)
 	if err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 	}
 	for i, row := range rows {
 		r.Chunks++
-		err := s.verifyChunk(row, residents[i], opened.Payload)
+		err := s.verifyChunk(nil, row, residents[i], opened.Payload)
 		if errors.Is(err, id.ErrNewer) {
 			return err
 		}
@@ -294,8 +294,11 @@ func (s *Store) verifySnapshots(ctx context.Context, r *Report) error {
 	return nil
 }
 
-// verifyChunk opens a chunk and computes its ID.
-func (s *Store) verifyChunk(row index.ChunkRow, x index.Resident, payload []byte) error {
+// errOtherID says that a chunk opens and is another one.
+var errOtherID = errors.New("its bytes have another ID")
+
+// verifyChunk opens a chunk and computes its ID. buf may hold the plaintext.
+func (s *Store) verifyChunk(buf []byte, row index.ChunkRow, x index.Resident, payload []byte) error {
 	realm, err := s.realm(x.Realm)
 	if err != nil {
 		return err
@@ -304,12 +307,12 @@ func (s *Store) verifyChunk(row index.ChunkRow, x index.Resident, payload []byte
 	if end > uint64(len(payload)) {
 		return fmt.Errorf("%w: it ends at %d of %d bytes", ErrDamaged, end, len(payload))
 	}
-	plain, err := realm.sealer.Open(nil, row.Info, payload[row.Offset:end])
+	plain, err := realm.sealer.Open(buf[:0], row.Info, payload[row.Offset:end])
 	if err != nil {
 		return err
 	}
 	if got := realm.chunkID(row.Info.Kind, plain); got != x.Chunk {
-		return fmt.Errorf("%w: its bytes have another ID", ErrDamaged)
+		return fmt.Errorf("%w: %w", ErrDamaged, errOtherID)
 	}
 	return nil
 }

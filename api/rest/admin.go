@@ -192,6 +192,15 @@ type nodeJSON struct {
 	Mark        int64    `json:"free_bytes_for_client_data"`
 }
 
+// passJSON is the last complete scrub of a depth.
+type passJSON struct {
+	Deep  bool      `json:"deep"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+	Left  int       `json:"left"`
+	Lost  int       `json:"lost"`
+}
+
 type statusJSON struct {
 	Survives   string     `json:"survives"`
 	Cluster    string     `json:"cluster"`
@@ -203,6 +212,7 @@ type statusJSON struct {
 	PacksShort int        `json:"packs_short"`
 	PacksLost  int        `json:"packs_lost"`
 	LostBytes  uint64     `json:"lost_bytes"`
+	Scrubbed   []passJSON `json:"scrubbed"`
 	Epoch      uint64     `json:"epoch"`
 	Sequence   uint64     `json:"sequence"`
 	Version    string     `json:"version"`
@@ -216,7 +226,10 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 		return statusJSON{}, err
 	}
 	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
-		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}}
+		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
+	for _, p := range st.Scrubbed {
+		out.Scrubbed = append(out.Scrubbed, passJSON{p.Deep, p.Began.UTC(), p.Ended.UTC(), p.Left, p.Lost})
+	}
 	for _, n := range st.Nodes {
 		out.Nodes = append(out.Nodes, nodeJSON{Name: n.Name, ID: n.ID.String(), State: n.State, Reason: n.Reason, Log: n.Log, Labels: n.Labels,
 			TotalBytes: n.Total, FreeBytes: n.Free, LiveShards: n.Shards, LiveBytes: n.Bytes, Device: n.Device, TakesWrites: n.Allowed, Mark: n.Mark})

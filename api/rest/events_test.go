@@ -149,7 +149,7 @@ func (s *stream) of(job string) (names []string) {
 func (l *listening) start() string {
 	l.t.Helper()
 	for {
-		j, err := l.st.StartJob(context.Background(), store.JobCheckIndex)
+		j, err := l.st.StartJob(context.Background(), store.JobCheckIndex, store.JobOptions{})
 		if j.ID.IsZero() {
 			l.t.Fatal(err)
 		}

@@ -473,13 +473,18 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 			{Name: "n02", ID: id.Node{2}, State: "missing", Reason: "its directory is gone"}}}, nil
 }
 
+// ScrubPasses of the fake: one.
+func (f *fakeStore) ScrubPasses() []store.ScrubPass {
+	return []store.ScrubPass{{Deep: true, Began: epoch, Ended: epoch.Add(time.Hour), Left: 1}}
+}
+
 // StartJob of the fake: a run runs until it is cancelled.
-func (f *fakeStore) StartJob(_ context.Context, kind string) (store.Job, error) {
+func (f *fakeStore) StartJob(_ context.Context, kind string, opt store.JobOptions) (store.Job, error) {
 	defer f.mu.Unlock()
 	if err := f.enter("startJob", kind, ""); err != nil {
 		return store.Job{}, err
 	}
-	if kind != store.JobRepair && kind != store.JobSnapshot {
+	if kind != store.JobRepair && kind != store.JobSnapshot && kind != store.JobScrub || kind != store.JobScrub && opt != (store.JobOptions{}) {
 		return store.Job{}, fmt.Errorf("%w: no kind of job is called %q", store.ErrInvalid, kind)
 	}
 	for _, j := range f.jobs {
@@ -490,7 +495,7 @@ func (f *fakeStore) StartJob(_ context.Context, kind string) (store.Job, error) 
 	f.seq++
 	at := epoch.Add(time.Duration(f.seq) * time.Second)
 	jid, err := id.NewJob(nil, uint64(at.UnixMilli()))
-	j := store.Job{ID: jid, Kind: kind, Trigger: store.ByRequest, State: store.JobRunning, Started: at, Done: 3, Total: 4, Unit: "packs"}
+	j := store.Job{ID: jid, Kind: kind, Trigger: store.ByRequest, State: store.JobRunning, Started: at, Done: 3, Total: 4, Unit: "packs", Options: opt}
 	f.jobs = append(f.jobs, j)
 	return j, err
 }

@@ -24,6 +24,7 @@ type jobJSON struct {
 	Started  time.Time       `json:"started"`
 	Ended    *time.Time      `json:"ended,omitempty"`
 	Progress *progressJSON   `json:"progress,omitempty"`
+	Options  *optionsJSON    `json:"options,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
 	Error    string          `json:"error,omitempty"`
 }
@@ -34,6 +35,12 @@ type progressJSON struct {
 	Unit  string `json:"unit"`
 }
 
+// optionsJSON is what a scrub was told.
+type optionsJSON struct {
+	Deep bool   `json:"deep"`
+	Rate uint64 `json:"rate,omitempty"`
+}
+
 func jobToJSON(j store.Job) jobJSON {
 	out := jobJSON{ID: j.ID.String(), Kind: j.Kind, Trigger: j.Trigger, State: j.State, Started: j.Started.UTC(), Result: j.Result, Error: j.Error}
 	if !j.Ended.IsZero() {
@@ -41,6 +48,9 @@ func jobToJSON(j store.Job) jobJSON {
 	}
 	if j.Unit != "" {
 		out.Progress = &progressJSON{j.Done, j.Total, j.Unit}
+	}
+	if j.Kind == store.JobScrub {
+		out.Options = &optionsJSON{j.Options.Deep, j.Options.Rate}
 	}
 	return out
 }
@@ -94,11 +104,13 @@ func (f *face) listJobs(c echo.Context) (any, error) {
 func (f *face) startJob(c echo.Context) error {
 	var want struct {
 		Kind string `json:"kind"`
+		Deep bool   `json:"deep"`
+		Rate uint64 `json:"rate"`
 	}
 	if err := readJSON(c, &want); err != nil {
 		return err
 	}
-	j, err := f.store.StartJob(c.Request().Context(), want.Kind)
+	j, err := f.store.StartJob(c.Request().Context(), want.Kind, store.JobOptions{Deep: want.Deep, Rate: want.Rate})
 	if !j.ID.IsZero() {
 		c.Response().Header().Set("Location", jobsPath+"/"+j.ID.String())
 	}

@@ -90,5 +90,12 @@ func TestJobRoutes(t *testing.T) {
 		"cursor=": "invalid-cursor", "cursor=MDAw": "invalid-cursor", "x=1": "invalid-parameter"} {
 		r.want(400, kind, "GET", jobsPath+"?"+query, "")
 	}
+	// A scrub is told more than its kind, and says what it was told.
+	if a := r.want(202, "", "POST", jobsPath, `{"kind":"scrub","deep":true,"rate":1000}`); !strings.Contains(a.body, `"options":{"deep":true,"rate":1000}`) {
+		t.Errorf("a scrub was told nothing: %s", a.body)
+	}
+	for body, kind := range map[string]string{`{"kind":"repair","deep":true}`: "invalid-request", `{"kind":"snapshot","rate":1}`: "invalid-request", `{"kind":"scrub","rate":-1}`: "invalid-body"} {
+		r.want(400, kind, "POST", jobsPath, body)
+	}
 	r.want(401, "unauthorized", "POST", jobsPath, `{"kind":"repair"}`, "Authorization: Bearer x")
 }

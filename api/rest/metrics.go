@@ -25,7 +25,7 @@ func newMetrics(cfg Config) http.Handler {
 	if cfg.Memory != nil {
 		reg.MustRegister(shares{cfg.Memory})
 	}
-	reg.MustRegister(jobs{cfg.Store.JobCounts})
+	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store.ScrubPasses})
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{cfg.Log}, DisableCompression: true})
 }
 
@@ -94,5 +94,35 @@ func (j jobs) Collect(ch chan<- prometheus.Metric) {
 		if !c.LastDone.IsZero() {
 			ch <- prometheus.MustNewConstMetric(jobLast, prometheus.GaugeValue, float64(c.LastDone.UnixMilli())/1000, c.Kind)
 		}
+	}
+}
+
+// scrubs collects how old the last complete scrubs are.
+type scrubs struct{ passes func() []store.ScrubPass }
+
+var (
+	scrubDepth    = []string{"depth"}
+	scrubVerified = prometheus.NewDesc("cairn_scrub_verified_timestamp_seconds", "When the last complete scrub of that depth began, in seconds since 1970: what was stored then was read since. None: there was none.", scrubDepth, nil)
+	scrubLeft     = prometheus.NewDesc("cairn_scrub_left", "Shards that the last complete scrub of that depth left damaged.", scrubDepth, nil)
+	scrubLost     = prometheus.NewDesc("cairn_scrub_lost", "Packs, and chunks of whole packs, that the last complete scrub of that depth found lost.", scrubDepth, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (s scrubs) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{scrubVerified, scrubLeft, scrubLost} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s scrubs) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range s.passes() {
+		depth := "light"
+		if p.Deep {
+			depth = "deep"
+		}
+		ch <- prometheus.MustNewConstMetric(scrubVerified, prometheus.GaugeValue, float64(p.Began.UnixMilli())/1000, depth)
+		ch <- prometheus.MustNewConstMetric(scrubLeft, prometheus.GaugeValue, float64(p.Left), depth)
+		ch <- prometheus.MustNewConstMetric(scrubLost, prometheus.GaugeValue, float64(p.Lost), depth)
 	}
 }

@@ -133,7 +133,7 @@ func (d *driver) value(p parameter) string {
 	case "cursor":
 		return d.a("cursor")
 	case "kind":
-		return d.one([]string{"repair", "check-index", "snapshot", "other"}, p.Name)
+		return d.one([]string{"repair", "check-index", "snapshot", "scrub", "other"}, p.Name)
 	case "Last-Event-ID":
 		return d.one([]string{"0", "x-1", "x-18446744073709551615"}, p.Name)
 	case "prefix", "start_after":
@@ -242,7 +242,7 @@ func (d *driver) content(media []string, wild bool) (body, contentType string) {
 	}
 	switch media[0] {
 	case "application/json":
-		return d.one([]string{"", "{}", `{"kind":"repair"}`, `{"kind":"check-index"}`, `{"kind":"snapshot"}`, `{"kind":"other"}`, `{"versioning":true}`, `{"k":2,"compression":"off"}`, `{"k":17}`, `{"k":-1}`, `{"profile":"fine","versioning":false}`, `{"compression":"zip"}`,
+		return d.one([]string{"", "{}", `{"kind":"repair"}`, `{"kind":"check-index"}`, `{"kind":"snapshot"}`, `{"kind":"scrub","deep":true,"rate":1000}`, `{"kind":"scrub","rate":-1}`, `{"kind":"repair","deep":true}`, `{"kind":"other"}`, `{"versioning":true}`, `{"k":2,"compression":"off"}`, `{"k":17}`, `{"k":-1}`, `{"profile":"fine","versioning":false}`, `{"compression":"zip"}`,
 			`{"x":1}`, `[]`, `{"k":`, `{}{}`, `null`, strings.Repeat(" ", maxJSON+1), `{"k":1e400}`, strings.Repeat(`[`, 30000)}, "JSON"), media[0]
 	case "multipart/form-data":
 		field := "archivo"

@@ -73,7 +73,8 @@ type Store interface {
 	Uploads(ctx context.Context, after string, limit int) ([]store.Upload, bool, error)
 	Usage(ctx context.Context) (store.Usage, error)
 	Status(ctx context.Context) (store.Status, error)
-	StartJob(ctx context.Context, kind string) (store.Job, error)
+	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
+	ScrubPasses() []store.ScrubPass
 	Job(ctx context.Context, j id.Job) (store.Job, error)
 	Jobs(ctx context.Context, f store.JobFilter) (page []store.Job, more bool, err error)
 	CancelJob(ctx context.Context, j id.Job) (store.Job, error)

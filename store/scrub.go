@@ -1,0 +1,519 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cairn/id"
+	"cairn/index"
+	"cairn/record"
+)
+
+// ScrubRate is how many bytes per second a scrub reads at the most when it is told
+// nothing else; while clients are served it goes down to a quarter.
+const ScrubRate = 32 << 20
+
+const (
+	scrubBucket   = ".scrub"
+	scrubPage     = 4096            // IDs of packs that are held
+	scrubSave     = time.Minute     // at the least, between two notes of how far a pass is
+	scrubGather   = 5 * time.Second // for places of shards that were made anew to come together
+	scrubFindings = 8               // that are told in words
+	maxFinding    = 160             // bytes
+)
+
+// ScrubResult is what a pass of [JobScrub] found and did, in all the runs that it
+// took so far. Damaged is Repaired, Left and Passing together.
+type ScrubResult struct {
+	Deep     bool `json:"deep"`
+	Complete bool `json:"complete"` // every pack that there was when it began was read
+	Runs     int  `json:"runs"`
+	// Packs were read, as far as their nodes could be asked; dead ones, in which
+	// nothing lies any more, were not. Bytes are those of shards that were right.
+	Packs     int            `json:"packs"`
+	DeadPacks int            `json:"dead_packs"`
+	Shards    int            `json:"shards"`
+	Chunks    int            `json:"chunks"` // opened
+	Bytes     uint64         `json:"bytes_read"`
+	Damaged   int            `json:"damaged"` // shards
+	Repaired  int            `json:"repaired"`
+	Passing   int            `json:"passing"` // read wrong once, and right the second time
+	Left      int            `json:"left"`
+	NotAsked  int            `json:"not_asked"` // shards of which nothing is known
+	LostPacks int            `json:"lost_packs"`
+	LostBytes uint64         `json:"lost_bytes"`  // of them that something refers to
+	Broken    int            `json:"lost_chunks"` // in packs that are whole
+	Seconds   float64        `json:"seconds"`
+	Damage    map[string]int `json:"damage,omitempty"` // by kind
+	// Before and After say how many packs had so many good shards, as they were found
+	// and as they were left.
+	Before   map[int]int `json:"packs_by_good_shards,omitempty"`
+	After    map[int]int `json:"packs_by_good_shards_after,omitempty"`
+	Findings []string    `json:"findings,omitempty"` // the first
+}
+
+func (r *ScrubResult) find(err error) {
+	if len(r.Findings) < scrubFindings {
+		r.Findings = append(r.Findings, cutText(strings.ReplaceAll(err.Error(), "\n", "; "), maxFinding))
+	}
+}
+
+// fit leaves out findings until the result is as short as that of a job must be.
+func (r *ScrubResult) fit() *ScrubResult {
+	for len(r.Findings) > 0 {
+		if b, err := json.Marshal(r); err == nil && len(b) <= maxJobResult {
+			break
+		}
+		r.Findings = r.Findings[:len(r.Findings)-1]
+	}
+	return r
+}
+
+func (r *ScrubResult) count(kind string, n int) {
+	if n > 0 {
+		r.Damage[kind] += n
+	}
+}
+
+// err says why a pass did not find everything sound, or make it so.
+func (r *ScrubResult) err() error {
+	var errs []error
+	if n := r.LostPacks; n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %s lost for good", ErrDamaged, countOf(n, "pack is", "packs are")))
+	}
+	if n := r.Broken; n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %s open, in packs that are as they were written", ErrDamaged, countOf(n, "chunk does not", "chunks do not")))
+	}
+	if n := r.Left; n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %s left damaged", ErrDamaged, countOf(n, "shard is", "shards are")))
+	}
+	if n := r.NotAsked; n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %s could not be read, of which nothing is known", ErrUnavailable, countOf(n, "shard", "shards")))
+	}
+	return errors.Join(errs...)
+}
+
+// ScrubPass is the last complete pass of a depth.
+type ScrubPass struct {
+	Deep  bool      `json:"deep"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended"`
+	Left  int       `json:"left"` // shards that it left damaged
+	Lost  int       `json:"lost"` // packs, and chunks of whole packs
+}
+
+// scrubState is what is kept of the passes of one depth, as docs/protocol.md, section
+// 11, says.
+type scrubState struct {
+	Last *ScrubPass `json:"last,omitempty"`
+	// The pass under way, if there is one: it goes on behind Cursor.
+	Began  time.Time    `json:"began,omitzero"`
+	Cursor string       `json:"cursor,omitempty"`
+	Pass   *ScrubResult `json:"pass,omitempty"`
+}
+
+// scrubs is what this process knows of passes.
+type scrubs struct {
+	mu     sync.Mutex
+	states map[bool]scrubState // by depth: deep or not
+	lost   map[id.Pack]bool    // packs that were found lost
+}
+
+func scrubKey(deep bool) string {
+	if deep {
+		return "deep"
+	}
+	return "light"
+}
+
+// loadScrubs reads how far passes were. A store serves without it as well.
+func (s *Store) loadScrubs(ctx context.Context) {
+	s.scrubs.states = map[bool]scrubState{}
+	in, err := s.hiddenBucket(ctx, scrubBucket, false)
+	if err == nil {
+		err = s.eachHidden(ctx, in, index.ListOptions{}, func(page index.Page) error {
+			for _, o := range page.Objects {
+				for _, deep := range []bool{false, true} {
+					if o.Key != scrubKey(deep) {
+						continue
+					}
+					st, err := parseScrub(o.Attrs.User)
+					if err != nil {
+						return err
+					}
+					s.scrubs.states[deep] = st
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil && !errors.Is(err, ErrNoBucket) {
+		s.log.Warn("how far scrubs were is not known: they begin anew", "err", err)
+	}
+}
+
+func parseScrub(fields []record.UserField) (st scrubState, err error) {
+	for _, f := range fields {
+		if f.Name != "state" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(f.Value), &st); err != nil {
+			return scrubState{}, fmt.Errorf("%w: state of a scrub: %w", ErrDamaged, err)
+		}
+		if st.Pass == nil {
+			continue
+		}
+		if _, err := id.ParsePack(st.Cursor); err != nil {
+			return scrubState{}, fmt.Errorf("%w: state of a scrub: %w", ErrDamaged, err)
+		}
+	}
+	return st, nil
+}
+
+// saveScrub notes how far a pass is, when writes are taken.
+func (s *Store) saveScrub(ctx context.Context, deep bool, st scrubState) error {
+	s.scrubs.mu.Lock()
+	s.scrubs.states[deep] = st
+	s.scrubs.mu.Unlock()
+	b, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	if err := cmp.Or(s.Failure(), s.takesData()); err != nil {
+		return err
+	}
+	in, err := s.hiddenBucket(ctx, scrubBucket, true)
+	if err != nil {
+		return err
+	}
+	return s.writer.submit(ctx, &submission{client: true, decide: func(d *decision) (func() error, error) {
+		p := &put{b: in, rec: record.Put{In: in.Realm, Bucket: in.ID, Key: []byte(scrubKey(deep)), Attrs: record.Attrs{User: []record.UserField{{Name: "state", Value: string(b)}}}}}
+		return p.decide(d)
+	}})
+}
+
+// ScrubPasses are the last complete passes, light before deep; a deep pass is one of
+// the other kind as well.
+func (s *Store) ScrubPasses() (out []ScrubPass) {
+	s.scrubs.mu.Lock()
+	defer s.scrubs.mu.Unlock()
+	light, deep := s.scrubs.states[false].Last, s.scrubs.states[true].Last
+	if deep != nil && (light == nil || deep.Began.After(light.Began)) {
+		l := *deep
+		l.Deep = false
+		light = &l
+	}
+	for _, p := range []*ScrubPass{light, deep} {
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out
+}
+
+// known says of a pack whether too few of its shards are left for good.
+func (c *scrubs) known(p id.Pack) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost[p]
+}
+
+func (c *scrubs) anyLost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.lost) > 0
+}
+
+func (c *scrubs) note(p id.Pack, lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !lost {
+		delete(c.lost, p)
+		return
+	}
+	if c.lost == nil {
+		c.lost = map[id.Pack]bool{}
+	}
+	c.lost[p] = true
+}
+
+// scrubbing is one run of a scrub.
+type scrubbing struct {
+	s     *Store
+	opt   JobOptions
+	res   *ScrubResult
+	state scrubState
+	saved time.Time
+	due   time.Duration // that what was read since the last pause takes at the rate
+
+	// Shards that were made anew, written and read back, and are not logged yet. While
+	// there are any, no repair runs beside it.
+	batch         []mended
+	shards, bytes int
+	since         time.Time
+	holds         bool // the token of repairs
+}
+
+// runScrub is one run of [JobScrub].
+func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
+	r.found()
+	res, err := s.scrub(ctx, r.Options, func(done, total uint64) { r.report(done, total, "packs") })
+	res.fit()
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		s.log.Error("a scrub ended, and not all is well", "deep", res.Deep, "packs", res.Packs, "damaged", res.Damaged, "repaired", res.Repaired, "left", res.Left, "lost", res.LostPacks, "not asked", res.NotAsked, "err", err)
+	case res.Damaged > 0:
+		s.log.Warn("a scrub found damage and repaired it", "deep", res.Deep, "packs", res.Packs, "repaired", res.Repaired, "passing", res.Passing)
+	default:
+		s.log.Info("a scrub found everything sound", "deep", res.Deep, "packs", res.Packs)
+	}
+	return res, err
+}
+
+// scrub reads every shard of every pack against its digest, in the order of the packs'
+// IDs, and makes anew what is missing or damaged on members that are up: from others
+// that match their digests, each chunk opened, and counted once it was read back and
+// logged. A node that could not be asked is no damage; it leaves the pass incomplete.
+// One pack is in memory at a time, in the share for that. A pass that was cut off goes
+// on where it was.
+func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*ScrubResult, error) {
+	sc := &scrubbing{s: s, opt: opt, saved: time.Now()}
+	s.scrubs.mu.Lock()
+	sc.state = s.scrubs.states[opt.Deep]
+	s.scrubs.mu.Unlock()
+	cursor := id.Pack{}
+	if sc.state.Pass != nil {
+		cursor, _ = id.ParsePack(sc.state.Cursor) // which was looked at when it was read
+		sc.res = sc.state.Pass.clone()
+	} else {
+		sc.state.Began = s.now()
+		sc.res = &ScrubResult{Deep: opt.Deep, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
+	}
+	sc.res.Runs++
+	began, before := time.Now(), sc.res.Seconds
+	cursor, err := sc.walk(ctx, cursor, report)
+	sc.res.Seconds = before + time.Since(began).Seconds()
+	if err != nil {
+		// What is written is not thrown away, and what was read is not read again.
+		after := context.WithoutCancel(ctx)
+		if ferr := sc.flush(after); ferr != nil {
+			return sc.res, errors.Join(err, ferr)
+		}
+		if !cursor.IsZero() {
+			sc.save(after, cursor)
+		}
+		return sc.res, err
+	}
+	sc.res.Complete = sc.res.NotAsked == 0
+	st := scrubState{Last: sc.state.Last}
+	if sc.res.Complete {
+		st.Last = &ScrubPass{Deep: opt.Deep, Began: sc.state.Began, Ended: s.now(), Left: sc.res.Left, Lost: sc.res.LostPacks + sc.res.Broken}
+	}
+	if err := s.saveScrub(context.WithoutCancel(ctx), opt.Deep, st); err != nil && !errors.Is(err, ErrClosed) {
+		s.log.Warn("that a scrub has ended is not noted: a restart will not know it", "err", err)
+	}
+	return sc.res, sc.res.err()
+}
+
+func (r *ScrubResult) clone() *ScrubResult {
+	out := *r
+	out.Findings = slices.Clone(r.Findings)
+	copied := func(m map[int]int) map[int]int {
+		c := map[int]int{}
+		for k, v := range m {
+			c[k] = v
+		}
+		return c
+	}
+	out.Before, out.After, out.Damage = copied(r.Before), copied(r.After), map[string]int{}
+	for k, v := range r.Damage {
+		out.Damage[k] = v
+	}
+	return &out
+}
+
+// walk scrubs the packs behind the cursor, and returns the last one that it is
+// through with.
+func (sc *scrubbing) walk(ctx context.Context, cursor id.Pack, report func(done, total uint64)) (id.Pack, error) {
+	s := sc.s
+	for {
+		var (
+			ids   []id.Pack
+			head  id.Pack
+			total uint64
+		)
+		if err := s.view(func(r index.Reader) error {
+			t, err := r.Totals()
+			if err != nil {
+				return err
+			}
+			total = t.Packs
+			err = r.EachPack(func(p id.Pack, _ index.PackRow) error {
+				if slices.Compare(p[:], cursor[:]) > 0 {
+					ids = append(ids, p)
+				}
+				if len(ids) == scrubPage {
+					return errStop
+				}
+				return nil
+			})
+			if errors.Is(err, errStop) {
+				err = nil
+			}
+			return err
+		}); err != nil {
+			return cursor, err
+		}
+		if len(ids) == 0 {
+			return cursor, sc.flush(context.WithoutCancel(ctx))
+		}
+		for _, p := range ids {
+			if err := context.Cause(ctx); err != nil {
+				return cursor, err
+			}
+			if err := s.view(func(r index.Reader) error {
+				h, err := r.Head()
+				head = h.Pack
+				return err
+			}); err != nil {
+				return cursor, err
+			}
+			if p == head {
+				// New places of the log's newest pack cannot be logged. The note makes
+				// another one the newest.
+				if err := sc.flush(context.WithoutCancel(ctx)); err != nil {
+					return cursor, err
+				}
+				sc.save(ctx, cursor)
+			}
+			if err := sc.pack(ctx, p); err != nil {
+				return cursor, err
+			}
+			cursor = p
+			done := uint64(sc.res.Packs + sc.res.DeadPacks)
+			report(done, max(done, total))
+			if len(sc.batch) > 0 && (sc.shards >= repairShards || sc.bytes >= repairBytes || time.Since(sc.since)+4*sc.due > scrubGather) || time.Since(sc.saved) > scrubSave {
+				if err := sc.flush(context.WithoutCancel(ctx)); err != nil {
+					return cursor, err
+				}
+			}
+			if time.Since(sc.saved) > scrubSave {
+				sc.save(ctx, cursor)
+			}
+			if err := sc.pause(ctx); err != nil {
+				return cursor, err
+			}
+		}
+	}
+}
+
+// save notes how far the pass is; nothing of it waits to be logged.
+func (sc *scrubbing) save(ctx context.Context, cursor id.Pack) {
+	sc.saved = time.Now()
+	sc.state.Cursor, sc.state.Pass = cursor.String(), sc.res.clone().fit()
+	if err := sc.s.saveScrub(ctx, sc.opt.Deep, sc.state); err != nil && !errors.Is(err, ErrClosed) {
+		sc.s.log.Warn("how far a scrub is is not noted: after a restart it goes on from before", "err", err)
+	}
+}
+
+// read counts bytes that were read or written.
+func (sc *scrubbing) read(n uint64) {
+	rate := cmp.Or(sc.opt.Rate, ScrubRate)
+	sc.due += time.Duration(float64(n) / float64(rate) * float64(time.Second))
+}
+
+// pause waits until what was read fits the rate; and as long as clients are served, up
+// to four times as long. Nothing is held meanwhile but what waits to be logged.
+func (sc *scrubbing) pause(ctx context.Context) error {
+	due := sc.due
+	sc.due = 0
+	const step = 20 * time.Millisecond
+	if due < step { // it comes together
+		sc.due = due
+		return nil
+	}
+	began := time.Now()
+	for {
+		took := time.Since(began)
+		if took >= 4*due || took >= due && !sc.s.serving() {
+			return nil
+		}
+		wait := step
+		if took < due {
+			wait = due - took
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// serving reports whether clients send or take bytes now.
+func (s *Store) serving() bool {
+	for _, share := range s.mem.clients() {
+		if share.State().Used > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// pack scrubs one pack.
+func (sc *scrubbing) pack(ctx context.Context, p id.Pack) error {
+	l, err := sc.s.look(ctx, p, sc.opt.Deep)
+	if err != nil || l == nil {
+		return err
+	}
+	found := l.bad
+	sc.read(l.bytes)
+	if len(found) == 0 && !l.unreadable() {
+		defer l.release()
+		sc.count(p, l)
+		if !l.dead {
+			sc.res.Before[l.shards()]++
+			sc.res.After[l.shards()]++
+		}
+		return nil
+	}
+	sc.res.Bytes += l.bytes
+	l.release()
+	return sc.mend(ctx, p, found)
+}
+
+// count takes in what was looked at and is not damage of shards.
+func (sc *scrubbing) count(p id.Pack, l *look) {
+	r := sc.res
+	if l.dead {
+		r.DeadPacks++
+		sc.s.scrubs.note(p, false)
+		return
+	}
+	r.Packs++
+	r.Shards += len(l.good)
+	r.Chunks += l.chunks
+	r.Bytes += l.bytes
+	r.NotAsked += len(l.notAsked)
+	for _, err := range l.notAsked {
+		r.find(fmt.Errorf("not asked: %w", err))
+	}
+	for _, b := range l.broken {
+		r.Broken++
+		r.count(b.kind, 1)
+		r.find(b.err)
+	}
+	if l.shards() >= l.g.k {
+		sc.s.scrubs.note(p, false)
+	}
+}
