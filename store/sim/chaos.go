@@ -2,12 +2,14 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path"
 	"time"
 
 	"cairn/index/kv/memkv"
 	"cairn/node"
+	"cairn/store"
 )
 
 // chaos does things to disks, nodes and processes until it is told to end.
@@ -26,6 +28,34 @@ func (w *world) chaos(stop <-chan struct{}) {
 			w.one(rng)
 		}
 		<-w.token
+	}
+}
+
+// scrubs starts one scrub after the other beside clients and faults, at a rate that is
+// no matter.
+func (w *world) scrubs(stop <-chan struct{}) {
+	rng := generator(w.seed, "scrubs", 0)
+	for {
+		t := time.NewTimer(time.Duration(10+rng.IntN(300)) * time.Millisecond)
+		select {
+		case <-stop:
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		w.mu.Lock()
+		cur := w.cur
+		w.mu.Unlock()
+		if cur == nil {
+			continue
+		}
+		j, err := cur.st.StartJob(context.Background(), store.JobScrub, store.JobOptions{Deep: rng.IntN(2) == 0, Rate: 1 << 50})
+		if errors.Is(err, store.ErrJobRunning) && rng.IntN(3) == 0 {
+			_, _ = cur.st.CancelJob(context.Background(), j.ID) // it may have ended meanwhile
+		}
+		if err == nil {
+			w.fault("scrub", "%v, deep %v", j.ID, j.Options.Deep)
+		}
 	}
 }
 

@@ -154,6 +154,18 @@ var mutants = []mutant{
 		{"node/disk/append.go", "			r.err = n.obeys(r.by)\n", ""}}, pkg: "./node/disk"},
 	{name: "W22", bug: "take late shards of an older epoch", edits: []edit{
 		{"node/disk/promise.go", "	case by == p:\n", "	case by.Epoch < p.Epoch, by == p:\n"}}, pkg: "./node/disk"},
+	{name: "S1", bug: "take a shard for read that was not", edits: []edit{
+		{"store/look.go", "			l.notAsked, l.perhaps[i] = append(l.notAsked, notAsked(g.pack, int(i), m)), true\n", "			l.good[place] = true\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubAsksInVain"}},
+	{name: "S2", bug: "count a shard that a scrub wrote on the node's answer", edits: []edit{
+		{"store/mend.go", "	return inst, s.readBack(ctx, m, node.Key{Pack: l.g.pack, Index: b.place.Index}, sh)\n", "	return inst, nil\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubCountsWhatItHasReadBack"}},
+	{name: "S3", bug: "call a pass complete that could not ask a node", edits: []edit{
+		{"store/scrub.go", "	sc.res.Complete = sc.res.NotAsked == 0\n", "	sc.res.Complete = true\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubAsksInVain"}},
+	{name: "S4", bug: "write a shard anew that has not its logged digest", edits: []edit{
+		{"store/mend.go", "	if !b.place.Node.IsZero() && l.enc.Digests[i] != b.place.Digest && !l.trusted {\n", "	if false {\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubTrustsNoParity"}},
 	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
 		{"store/packs.go", "		known = err == nil && row.State == index.Live\n", "		known = err == nil\n"}},
 		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},
