@@ -29,6 +29,13 @@ type (
 		TakesWrites bool     `json:"takes_client_data"`
 		Mark        int64    `json:"free_bytes_for_client_data"`
 	}
+	passInfo struct {
+		Deep  bool      `json:"deep"`
+		Began time.Time `json:"began"`
+		Ended time.Time `json:"ended"`
+		Left  int       `json:"left"`
+		Lost  int       `json:"lost"`
+	}
 	statusInfo struct {
 		Survives   string     `json:"survives"`
 		Cluster    string     `json:"cluster"`
@@ -40,6 +47,7 @@ type (
 		PacksShort int        `json:"packs_short"`
 		PacksLost  int        `json:"packs_lost"`
 		LostBytes  uint64     `json:"lost_bytes"`
+		Scrubbed   []passInfo `json:"scrubbed"`
 		Epoch      uint64     `json:"epoch"`
 		Sequence   uint64     `json:"sequence"`
 		Version    string     `json:"version"`
@@ -70,8 +78,9 @@ func newStatus() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "status", Short: "What the store survives right now, and how its nodes are", Args: cobra.NoArgs,
 		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already; "writes" whether
-data is taken, and if not, why. A node is up, slow (it owes answers), full, down (it could not be asked), or missing (its
-directory is not there or not its own); the last column says what to do.`,
+data is taken, and if not, why; "scrubbed" when the last complete scrubs began: what was stored then was read since. A node
+is up, slow (it owes answers), full, down (it could not be asked), or missing (its directory is not there or not its own);
+the last column says what to do.`,
 		Example: "  cairn status\n  cairn status --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
 			cl, err := newClient(cmd)
@@ -98,10 +107,31 @@ directory is not there or not its own); the last column says what to do.`,
 			default:
 				fmt.Fprintf(w, "writes:   NOT taken: %s\n", st.Reason)
 			}
+			fmt.Fprintf(w, "scrubbed: %s\n", scrubbed(st.Scrubbed))
 			fmt.Fprintf(w, "store:    %s, epoch %d, log sequence %d, up since %s\n\n", st.Cluster, st.Epoch, st.Sequence, st.Started.Local().Format(time.DateTime))
 			return printNodes(cmd, st.Nodes)
 		}),
 	})
+}
+
+// scrubbed says how old the last complete scrubs are: what was stored when one began
+// was read since.
+func scrubbed(passes []passInfo) string {
+	parts := []string{"light never", "deep never"}
+	for _, p := range passes {
+		i, depth := 0, "light"
+		if p.Deep {
+			i, depth = 1, "deep"
+		}
+		parts[i] = fmt.Sprintf("%s %s", depth, p.Began.Local().Format(time.DateTime))
+		if p.Left > 0 {
+			parts[i] += fmt.Sprintf(" (%s left damaged)", plural(p.Left, "shard"))
+		}
+		if p.Lost > 0 {
+			parts[i] += fmt.Sprintf(" (LOST: %d)", p.Lost)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func printNodes(cmd *cobra.Command, nodes []nodeInfo) error {

@@ -33,6 +33,10 @@ type jobInfo struct {
 		Total uint64 `json:"total,omitempty"`
 		Unit  string `json:"unit"`
 	} `json:"progress,omitempty"`
+	Options *struct {
+		Deep bool   `json:"deep"`
+		Rate uint64 `json:"rate,omitempty"`
+	} `json:"options,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  string          `json:"error,omitempty"`
 }
@@ -41,8 +45,9 @@ func newJobs() *cobra.Command {
 	c := parent(&cobra.Command{
 		Use: "jobs", Short: "List, start, watch and cancel what the store does beside requests",
 		Long: `Jobs are what the store does beside requests: repair makes shards anew that lay on lost nodes, check-index proves the
-index, snapshot exports it to the nodes. They start by themselves, and with "cairn jobs start". One run of a kind is
-under way at a time; the 50 newest of each are known, after a restart as well.`,
+index, snapshot exports it to the nodes. These start by themselves, and with "cairn jobs start". Scrub reads every shard, see
+"cairn scrub --help"; it starts when it is asked for. One run of a kind is under way at a time; the 50 newest of each are
+known, after a restart as well.`,
 	})
 	list := clientFlags(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List runs, the newest first", Args: cobra.NoArgs,
@@ -52,9 +57,9 @@ under way at a time; the 50 newest of each are known, after a restart as well.`,
 	list.Flags().String("state", "", "only runs in that state: running, done, failed or cancelled")
 	list.Flags().Int("limit", 0, "no more than so many; 0: all that are known")
 	start := clientFlags(&cobra.Command{
-		Use: "start KIND", Short: "Start a run: repair, check-index or snapshot", Args: cobra.ExactArgs(1),
-		Long: `Start a run of a kind of job: repair, check-index or snapshot. When one is under way, nothing is started, and the exit
-code is 1. With --wait the exit code is that of "cairn jobs wait".`,
+		Use: "start KIND", Short: "Start a run: repair, check-index, snapshot or scrub", Args: cobra.ExactArgs(1),
+		Long: `Start a run of a kind of job: repair, check-index, snapshot or scrub, which is a light one. When one is under way, nothing is
+started, and the exit code is 1. With --wait the exit code is that of "cairn jobs wait".`,
 		Example: "  cairn jobs start repair --wait\n  cairn jobs start check-index", RunE: do(startJob),
 	})
 	start.Flags().Bool("wait", false, "wait for its end, and show how far it is")
@@ -64,7 +69,8 @@ code is 1. With --wait the exit code is that of "cairn jobs wait".`,
 	}), clientFlags(&cobra.Command{
 		Use: "cancel ID...", Short: "Make runs end soon; what they have done stays done", Args: cobra.MinimumNArgs(1),
 		Long: `Make runs end soon; what they have done stays done. The command does not wait for that: see "cairn jobs wait". A
-cancelled repair is begun again by the next loss of a node or start of the server, a cancelled snapshot after an hour.`,
+cancelled repair is begun again by the next loss of a node or start of the server, a cancelled snapshot after an hour. The
+next scrub of the same depth goes on where a cancelled one was.`,
 		Example: "  cairn jobs cancel 0199f3a2-7c4e-7b1a-8e21-5d0c6b9a4f37", RunE: do(cancelJobs),
 	}), clientFlags(&cobra.Command{
 		Use: "wait ID", Short: "Wait for the end of a run", Args: cobra.ExactArgs(1),
@@ -278,10 +284,9 @@ func waitJob(cmd *cobra.Command, args []string) error {
 	return follow(cmd, cl, j)
 }
 
-// follow waits for the end of a run, which it does not end itself, and prints what
-// came of it.
-func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
-	bars := newProgress(cmd, jsonWanted(cmd))
+// await waits for the end of a run, which it does not end itself.
+func await(cmd *cobra.Command, cl *client, j jobInfo) (jobInfo, error) {
+	bars, id := newProgress(cmd, jsonWanted(cmd)), j.ID
 	var b *bar
 	for pause := 50 * time.Millisecond; j.State == store.JobRunning; pause = min(2*pause, time.Second) {
 		if p := j.Progress; p != nil {
@@ -294,7 +299,7 @@ func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
 		var err error
 		select {
 		case <-time.After(pause):
-			j, err = getJob(cmd.Context(), cl, j.ID)
+			j, err = getJob(cmd.Context(), cl, id)
 		case <-cmd.Context().Done():
 			err = cmd.Context().Err()
 		}
@@ -304,15 +309,24 @@ func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
 			}
 			bars.wait()
 			if errors.Is(err, context.Canceled) {
-				return &exitError{exitInterrupted, fmt.Errorf("interrupted; the job goes on: cairn jobs wait %s", j.ID)}
+				return j, &exitError{exitInterrupted, fmt.Errorf("interrupted; the job goes on: cairn jobs wait %s", id)}
 			}
-			return err
+			return j, err
 		}
 	}
 	if b != nil {
 		b.end(nil)
 	}
 	bars.wait()
+	return j, nil
+}
+
+// follow waits for the end of a run and prints what came of it.
+func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
+	j, err := await(cmd, cl, j)
+	if err != nil {
+		return err
+	}
 	if jsonWanted(cmd) {
 		if err := printJSON(cmd, j); err != nil {
 			return err
@@ -327,7 +341,7 @@ func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
 }
 
 func jobKinds(context.Context, *client, string) ([]string, error) {
-	return []string{store.JobCheckIndex, store.JobRepair, store.JobSnapshot}, nil
+	return []string{store.JobCheckIndex, store.JobRepair, store.JobScrub, store.JobSnapshot}, nil
 }
 
 func jobIDs(ctx context.Context, cl *client, _ string) ([]string, error) {

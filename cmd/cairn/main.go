@@ -130,7 +130,7 @@ func newRoot() *cobra.Command {
   cairn status                       what the store survives right now
 
 Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 could not reach or open what was asked for,
-130 interrupted. verify has its own.`,
+130 interrupted. verify and scrub have their own.`,
 		// What no flag says may come from the environment or the configuration file.
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := configure(cmd); err != nil {
@@ -154,7 +154,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 
 	}
 	add("server", newServe(), newHealth())
 	add("objects", newBucket(), newPut(), newGet(), newList(), newStat(), newCopy(), newMove(), newRemove(), newUndelete(), newSync(), newUploads())
-	add("care", newStatus(), newDf(), newNodes(), newJobs(), newEvents(), newKeys(), newDoctor())
+	add("care", newStatus(), newDf(), newNodes(), newScrub(), newJobs(), newEvents(), newKeys(), newDoctor())
 	add("offline", newReclaim(), newVerify(), newRebuild(), newExportIndex())
 	add("program", newConfig(), newMan(), newVersion())
 	root.SetHelpCommandGroupID("program")

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"cairn/store"
+)
+
+// Exit codes of scrub, beside 0 and 130.
+const (
+	scrubLeft       = 1
+	scrubLost       = 2
+	scrubIncomplete = 3
+)
+
+func newScrub() *cobra.Command {
+	cmd := clientFlags(&cobra.Command{
+		Annotations: map[string]string{usageExit: "3"},
+		Use:         "scrub", Short: "Read every shard, and repair what is missing or damaged", Args: cobra.NoArgs,
+		Long: `Read every shard of every pack from its node and hold it against the digest in the log, while the server runs. What is
+missing, rotten or other than it was written, on a node that is up, is made anew from other shards, written, read back and
+logged, in the same pass. With --deep the parity is coded again too, every chunk is opened and its ID computed.
+
+The server does this as a job, see "cairn jobs": ending this command does not end it, and when a scrub of the same depth is
+under way, this command waits for that one, at its rate. A pass that was cancelled, or cut off by a stop of the server, goes
+on where it was; what it says is of the whole pass.
+
+Exit codes: 0 all is sound, or was repaired; 1 damage is left, and nothing is lost; 2 something is lost; 3 it could not run,
+or not read everything: a node that could not be asked is no damage, and no proof of the contrary.`,
+		Example: "  cairn scrub\n  cairn scrub --deep --rate 100MB --json",
+		RunE: do(func(cmd *cobra.Command, _ []string) error {
+			err := runScrub(cmd)
+			if e, ok := errors.AsType[*exitError](err); err == nil || ok && (e.err == nil || e.code == exitInterrupted) || cmd.Context().Err() != nil {
+				return err
+			}
+			return &exitError{scrubIncomplete, err}
+		}),
+	})
+	cmd.Flags().Bool("deep", false, "code the parity again, open every chunk and compute its ID")
+	cmd.Flags().String("rate", "32MiB", "read at most so many bytes per second; a quarter of it while clients are served")
+	return cmd
+}
+
+func runScrub(cmd *cobra.Command) error {
+	deep, _ := cmd.Flags().GetBool("deep")
+	text, _ := cmd.Flags().GetString("rate")
+	rate, err := humanize.ParseBytes(text)
+	if err != nil || rate == 0 {
+		return fmt.Errorf("--rate %s is no number of bytes: 32MiB, 100MB", text)
+	}
+	cl, err := newClient(cmd)
+	if err != nil {
+		return err
+	}
+	var j jobInfo
+	err = cl.call(cmd.Context(), http.MethodPost, jobsPath, nil, map[string]any{"kind": store.JobScrub, "deep": deep, "rate": rate}, &j)
+	if e, ok := errors.AsType[*remoteError](err); ok && e.Status == http.StatusConflict {
+		j, err = joinScrub(cmd.Context(), cl, deep, err)
+	}
+	if err != nil {
+		return err
+	}
+	if j, err = await(cmd, cl, j); err != nil {
+		return err
+	}
+	return reportScrub(cmd, j)
+}
+
+// joinScrub finds the scrub that is under way, if it is of that depth.
+func joinScrub(ctx context.Context, cl *client, deep bool, conflict error) (jobInfo, error) {
+	all, err := jobsOf(ctx, cl, url.Values{"kind": {store.JobScrub}}, 1)
+	switch {
+	case err != nil:
+		return jobInfo{}, err
+	case len(all) == 0:
+		return jobInfo{}, conflict
+	case all[0].Options == nil || all[0].Options.Deep != deep:
+		return jobInfo{}, fmt.Errorf("%w: a scrub of another depth; wait for it: cairn jobs wait %s", conflict, all[0].ID)
+	}
+	return all[0], nil
+}
+
+// reportScrub prints what a pass found, and chooses the exit code.
+func reportScrub(cmd *cobra.Command, j jobInfo) error {
+	var r store.ScrubResult
+	known := j.Result != nil && json.Unmarshal(j.Result, &r) == nil
+	if jsonWanted(cmd) {
+		if err := printJSON(cmd, j); err != nil {
+			return err
+		}
+	} else if known {
+		printScrub(cmd.OutOrStdout(), r)
+	}
+	if why := cmp.Or(j.Error, map[string]string{store.JobCancelled: "the scrub was cancelled"}[j.State]); why != "" && !jsonWanted(cmd) {
+		for line := range strings.SplitSeq(why, "\n") {
+			fmt.Fprintln(cmd.ErrOrStderr(), "cairn: "+printable(line))
+		}
+	}
+	switch {
+	case known && r.LostPacks+r.Broken > 0:
+		return &exitError{code: scrubLost}
+	case !known || !r.Complete:
+		return &exitError{code: scrubIncomplete}
+	case r.Left > 0:
+		return &exitError{code: scrubLeft}
+	}
+	return nil
+}
+
+func printScrub(w io.Writer, r store.ScrubResult) {
+	depth, end := "light", "complete"
+	if r.Deep {
+		depth = "deep"
+	}
+	if !r.Complete {
+		end = "NOT complete"
+	}
+	fmt.Fprintf(w, "%s scrub, %s: %s, %s right, %s read in %v", depth, end, plural(r.Packs, "pack"), plural(r.Shards, "shard"), humanize.IBytes(r.Bytes), time.Duration(r.Seconds*float64(time.Second)).Round(time.Millisecond))
+	if r.Deep {
+		fmt.Fprintf(w, ", %s opened", plural(r.Chunks, "chunk"))
+	}
+	if r.Runs > 1 {
+		fmt.Fprintf(w, ", in %d runs", r.Runs)
+	}
+	fmt.Fprintln(w)
+	if r.Damaged > 0 || len(r.Damage) > 0 {
+		var kinds []string
+		for _, kind := range slices.Sorted(maps.Keys(r.Damage)) {
+			kinds = append(kinds, fmt.Sprintf("%s %d", printable(kind), r.Damage[kind]))
+		}
+		fmt.Fprintf(w, "damaged: %d (%s); repaired: %d, left: %d\n", r.Damaged, strings.Join(kinds, ", "), r.Repaired, r.Left)
+	}
+	if r.LostPacks+r.Broken > 0 {
+		fmt.Fprintf(w, "LOST: %s with %s that objects refer to, and %s in others\n", plural(r.LostPacks, "pack"), humanize.IBytes(r.LostBytes), plural(r.Broken, "chunk"))
+	}
+	if r.NotAsked > 0 {
+		fmt.Fprintf(w, "could not ask for %s: see cairn status\n", plural(r.NotAsked, "shard"))
+	}
+	for _, line := range r.Findings {
+		fmt.Fprintln(w, "  "+printable(line))
+	}
+}
