@@ -167,7 +167,7 @@ var mutants = []mutant{
 		{"store/mend.go", "	if !b.place.Node.IsZero() && l.enc.Digests[i] != b.place.Digest && !l.trusted {\n", "	if false {\n"}},
 		pkg: "./store", args: []string{"-run", "TestScrubTrustsNoParity"}},
 	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
-		{"store/packs.go", "		known = err == nil && row.State == index.Live\n", "		known = err == nil\n"}},
+		{"store/packs.go", "		if known = err == nil && row.State == index.Live; known {\n", "		if known = err == nil; known {\n"}},
 		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},
 	{name: "C2", bug: "log the two halves of a rename apart", edits: []edit{
 		{"store/copy.go", "			return d.emit(&record.Delete{In: in.Realm, Bucket: in.ID, Key: []byte(from.Key), Time: d.time, Current: source.Version})\n", `			go s.writer.submit(context.WithoutCancel(ctx), &submission{decide: func(d *decision) (func() error, error) {
