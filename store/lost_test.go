@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -233,6 +234,66 @@ func TestLostPartsAreNotPromised(t *testing.T) {
 		t.Errorf("copy of an object that is healed: %v", err)
 	}
 	r.mustRead("copy", long)
+}
+
+// A log pack that is lost is made up for by snapshots: then the index can be lost too.
+// A repair that ends early forgets nothing that was found lost.
+func TestLostLogPackIsPutBehindSnapshots(t *testing.T) {
+	r := newRig(t)
+	r.idle()
+	ctx := t.Context()
+	big := r.putWide("big", 3<<20)
+	want := map[string][]byte{}
+	for i := range 60 { // one log pack each, on three nodes of the six
+		key := fmt.Sprint("k", i)
+		want[key] = random(uint64(100+i), 100)
+		r.put(key, want[key])
+	}
+	r.lose()
+	if _, err := r.st.Repair(ctx); err != nil {
+		t.Fatal(err)
+	}
+	st, err := r.st.Status(ctx)
+	if err != nil || st.LostBytes == 0 {
+		t.Fatalf("status: %+v, %v", st, err)
+	}
+	stop, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := r.st.Repair(stop); err == nil {
+		t.Error("a repair that is called off succeeds")
+	}
+	if again, err := r.st.Status(ctx); err != nil || again.PacksLost != st.PacksLost || again.LostBytes != st.LostBytes {
+		t.Errorf("behind a repair that was called off %d packs and %d bytes are lost, %v; they were %d and %d", again.PacksLost, again.LostBytes, err, st.PacksLost, st.LostBytes)
+	}
+	if st.LogPacksLost > 0 {
+		if due, err := r.st.snapshotDue(); !due || err != nil {
+			t.Errorf("with %d log packs lost no snapshot is due: %v", st.LogPacksLost, err)
+		}
+	}
+	r.put("big", big)
+	for key, b := range want {
+		r.put(key, b) // what a log pack took along is stored again
+	}
+	for range 2 {
+		r.snapshot()
+	}
+	if due, err := r.st.snapshotDue(); due || err != nil {
+		t.Errorf("behind two snapshots another is due: %v, %v", due, err)
+	}
+	rep, err := r.st.Repair(ctx)
+	if err != nil || rep.Lost != 0 || len(rep.Errs) > 0 {
+		t.Errorf("repair behind two snapshots: %+v, %v", rep, err)
+	}
+	if st, err = r.st.Status(ctx); err != nil || st.LogPacksLost != 0 || st.LostBytes != 0 || st.PacksLost != 0 {
+		t.Errorf("behind two snapshots: %d log packs, %d packs, %d bytes lost, %v", st.LogPacksLost, st.PacksLost, st.LostBytes, err)
+	}
+	r.close()
+	r.loseIndex()
+	r.open()
+	r.mustRead("big", big)
+	for key, b := range want {
+		r.mustRead(key, b)
+	}
 }
 
 // An entry of a log pack counts before its records. A write that brings a chunk in

@@ -50,6 +50,8 @@ type Store struct {
 	degraded atomic.Int64 // reads that had to be rebuilt from other shards
 	// lost holds the packs that the last repair found lost.
 	lost atomic.Pointer[map[id.Pack]bool]
+	// lostLog is the highest sequence of a log pack that was found lost.
+	lostLog atomic.Uint64
 	// marked is set once this process has marked chunks as damaged.
 	marked atomic.Bool
 

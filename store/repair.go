@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -66,9 +67,13 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		if err != nil {
 			return err
 		}
+		past, err := snapshotsPast(r)
+		if err != nil {
+			return err
+		}
 		set := s.members.Load()
 		return r.EachPack(func(p id.Pack, row index.PackRow) error {
-			if p != head.Pack && !empty(row) && len(shortOf(set, row)) > 0 {
+			if p != head.Pack && !empty(row) && len(shortOf(set, row)) > 0 && !forgone(set, row, past) {
 				short = append(short, p)
 			}
 			return nil
@@ -76,14 +81,22 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 	}); err != nil {
 		return out, err
 	}
-	lost := map[id.Pack]bool{}
-	defer func() { s.lost.Store(&lost) }()
+	lost, whole := map[id.Pack]bool{}, false
+	defer func() {
+		if known := s.lost.Load(); !whole && known != nil { // what was not come to is as it was
+			maps.Copy(lost, *known)
+		}
+		s.lost.Store(&lost)
+	}()
 	var (
 		batch         []remade
 		shards, bytes int
 		problem       = func(p id.Pack, err error) {
 			if errors.Is(err, errLost) {
 				live, lerr := s.lose(ctx, p)
+				if lerr == nil {
+					s.replaceLog(p)
+				}
 				lost[p] = true
 				out.Lost++
 				out.LostBytes += live
@@ -143,6 +156,7 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 	if len(short) > 0 {
 		report(len(short), len(short))
 	}
+	whole = true
 	return out, nil
 }
 
@@ -223,6 +237,43 @@ func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, er
 		}, nil
 	}})
 	return moved, err
+}
+
+// snapshotsPast is the sequence up to which no kept snapshot needs the log: the older
+// one's number, 0 without two.
+func snapshotsPast(r index.Reader) (uint64, error) {
+	kept, err := r.Snapshots()
+	if err != nil || len(kept) < 2 {
+		return 0, err
+	}
+	return kept[1].Number, nil
+}
+
+// forgone reports whether a log pack cannot be had again and is not needed: nothing but
+// records is in it, and the snapshots stand behind it.
+func forgone(set *memberSet, row index.PackRow, past uint64) bool {
+	return row.Kind == pack.Log && row.Residents == 0 && row.Seq <= past && len(row.Shards) > 0 &&
+		heldBy(row.Shards, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K)
+}
+
+// replaceLog asks for a snapshot behind a log pack that is lost: until there is one, an
+// index that is lost could not be made anew.
+func (s *Store) replaceLog(p id.Pack) {
+	var seq uint64
+	if err := s.view(func(r index.Reader) error {
+		row, err := r.Pack(p)
+		seq = row.Seq
+		return err
+	}); err != nil || seq == 0 {
+		return
+	}
+	for {
+		was := s.lostLog.Load()
+		if seq <= was || s.lostLog.CompareAndSwap(was, seq) {
+			break
+		}
+	}
+	s.snapshotSoon()
 }
 
 // empty reports whether no chunk lies in a data pack any more: its shards are not

@@ -81,7 +81,7 @@ func (s *Store) snapshotDue() (due bool, err error) {
 		if len(kept) > 0 {
 			newest = kept[0]
 		}
-		due = h.Logged-newest.Logged >= max(s.cfg.SnapshotEvery, newest.Bytes/4)
+		due = h.Logged-newest.Logged >= max(s.cfg.SnapshotEvery, newest.Bytes/4) || len(kept) > 0 && kept[len(kept)-1].Number < s.lostLog.Load() || len(kept) < 2 && s.lostLog.Load() > 0
 		return nil
 	})
 	return due, err
@@ -161,6 +161,9 @@ func (s *Store) runSnapshot(ctx context.Context, r *run) (any, error) {
 	info, err := s.snapshot(ctx, func(bytes uint64) { r.report(bytes, 0, "bytes") })
 	if err != nil {
 		return nil, err
+	}
+	if s.lostLog.Load() > 0 {
+		s.snapshotSoon() // both that are kept shall be behind it
 	}
 	s.log.Info("snapshot of the index taken", "number", info.Number, "rows", info.Rows, "bytes", info.Bytes, "packs", info.Packs, "short", info.Short)
 	return SnapshotResult(info), nil

@@ -108,6 +108,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 		return out, err
 	}
 	out.PacksShort, out.PacksLost, out.LostBytes = what.short, what.lost, what.lostBytes
+	out.LogPacksLost = what.lostLog
 	out.Scrubbed = s.ScrubPasses()
 	out.Survives = what.sentence(len(set.all), len(nodes))
 	return out, nil
@@ -135,6 +136,7 @@ type survival struct {
 	short     int // packs with a shard on a node that is not there
 	lost      int // packs that too few shards can be left of
 	lostBytes uint64
+	lostLog   int // log packs that a rebuild of the index could need
 	disks     int // that hold nodes
 }
 
@@ -165,6 +167,10 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 		known = *p
 	}
 	err = s.view(func(r index.Reader) error {
+		past, err := snapshotsPast(r)
+		if err != nil {
+			return err
+		}
 		var failed error
 		worst, n := placement.Survives(up, func(yield func(placement.Assignment) bool) {
 			var a placement.Assignment
@@ -179,9 +185,12 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 				}
 				whole := 0
 				if known[p] || s.scrubs.known(p) || len(places) > 0 && heldBy(places, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K) {
-					if row.Kind == pack.Log || row.Live > 0 {
+					if row.Live > 0 {
 						out.lost++
 						out.lostBytes += row.Live
+					}
+					if row.Kind == pack.Log && row.Seq > past {
+						out.lostLog++
 					}
 					return nil // there is nothing left to survive, or to repair
 				}
@@ -249,6 +258,9 @@ func (w survival) sentence(members, up int) string {
 	}
 	if w.lost > 0 {
 		out = countOf(w.lost, "pack is", "packs are") + " lost for good; of the others: " + out
+	}
+	if w.lostLog > 0 {
+		out += fmt.Sprintf("; the index: %s lost, and until two snapshots are behind, it cannot be made anew", countOf(w.lostLog, "log pack is", "log packs are"))
 	}
 	if w.short > 0 {
 		out += fmt.Sprintf("; %s short of a shard", countOf(w.short, "pack is", "packs are"))

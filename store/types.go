@@ -158,10 +158,12 @@ type Status struct {
 	// PacksShort is the number of packs with a shard on a node that is gone.
 	PacksShort int
 	// PacksLost is the number of packs that have fewer shards left than they need and
-	// hold something that is referred to, or a part of the log; LostBytes is how much
-	// of it is referred to, sealed.
+	// hold something that is referred to; LostBytes is how much of it is, sealed.
 	PacksLost int
 	LostBytes uint64
+	// LogPacksLost is the number of such packs that a rebuild of the index could need:
+	// until two snapshots are behind them, an index that is lost stays lost.
+	LogPacksLost int
 	// Scrubbed are the last complete scrubs; see [Store.ScrubPasses].
 	Scrubbed []ScrubPass
 	Started  time.Time

@@ -212,6 +212,7 @@ type statusJSON struct {
 	PacksShort int        `json:"packs_short"`
 	PacksLost  int        `json:"packs_lost"`
 	LostBytes  uint64     `json:"lost_bytes"`
+	LogLost    int        `json:"log_packs_lost"`
 	Scrubbed   []passJSON `json:"scrubbed"`
 	Epoch      uint64     `json:"epoch"`
 	Sequence   uint64     `json:"sequence"`
@@ -226,7 +227,7 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 		return statusJSON{}, err
 	}
 	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
-		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
+		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, LogLost: st.LogPacksLost, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
 	for _, p := range st.Scrubbed {
 		out.Scrubbed = append(out.Scrubbed, passJSON{p.Deep, p.Began.UTC(), p.Ended.UTC(), p.Left, p.Lost})
 	}

@@ -192,7 +192,7 @@ func TestEventStream(t *testing.T) {
 	if back = l.open(t, first); fmt.Sprint(back.of(j), back.of(k)) != both+" "+both {
 		t.Error("who comes back to the beginning does not get both runs")
 	}
-	for _, unknown := range []string{"other-7", "nonsense", first + "0000"} {
+	for _, unknown := range []string{"other-7", "nonsense", first + "99999"} {
 		back := l.open(t, unknown)
 		if e, err := back.next(); err != nil || e.name != store.EventMissed {
 			t.Errorf("after %s: %+v, %v; want that some are missed", unknown, e, err)

@@ -251,7 +251,7 @@ func TestTusTakesOver(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "PATCH %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\n%s\r\nUpload-Offset: 0\r\n%s\r\nContent-Length: 10\r\n\r\nabcd", at, testToken, tusHeader, patchType)
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for e.offset(at) != 4 {
 		if time.Now().After(deadline) {
 			t.Fatal("what the hanging request brought is not there")

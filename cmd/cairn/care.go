@@ -47,6 +47,7 @@ type (
 		PacksShort int        `json:"packs_short"`
 		PacksLost  int        `json:"packs_lost"`
 		LostBytes  uint64     `json:"lost_bytes"`
+		LogLost    int        `json:"log_packs_lost"`
 		Scrubbed   []passInfo `json:"scrubbed"`
 		Epoch      uint64     `json:"epoch"`
 		Sequence   uint64     `json:"sequence"`
