@@ -199,10 +199,13 @@ func (sc *scrubbing) lose(ctx context.Context, p id.Pack, l *look) error {
 		sc.res.find(fmt.Errorf("pack %v, a piece of a snapshot of the index, of which the next will not need it: %w", p, l.torn))
 		return nil
 	}
-	live, err := sc.s.lose(context.WithoutCancel(ctx), p)
+	row, err := sc.s.lose(context.WithoutCancel(ctx), p)
+	if err == nil && row.Kind == pack.Log {
+		sc.s.replaceLog(row.Seq)
+	}
 	sc.s.scrubs.note(p, true)
 	sc.res.LostPacks++
-	sc.res.LostBytes += live
+	sc.res.LostBytes += row.Live
 	sc.res.find(errors.Join(fmt.Errorf("pack %v: %w: %w", p, errLost, l.torn), err))
 	return over(err)
 }

@@ -61,14 +61,16 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 	case <-ctx.Done():
 		return out, context.Cause(ctx)
 	}
-	var short []id.Pack
+	var (
+		short []id.Pack
+		past  uint64
+	)
 	if err := s.view(func(r index.Reader) error {
 		head, err := r.Head()
 		if err != nil {
 			return err
 		}
-		past, err := snapshotsPast(r)
-		if err != nil {
+		if past, err = snapshotsPast(r); err != nil {
 			return err
 		}
 		set := s.members.Load()
@@ -93,13 +95,16 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		shards, bytes int
 		problem       = func(p id.Pack, err error) {
 			if errors.Is(err, errLost) {
-				live, lerr := s.lose(ctx, p)
-				if lerr == nil {
-					s.replaceLog(p)
-				}
+				row, lerr := s.lose(ctx, p)
 				lost[p] = true
+				if lerr == nil && row.Live == 0 && (row.Kind != pack.Log || row.Seq <= past) {
+					return // nothing that is needed was in it
+				}
+				if lerr == nil && row.Kind == pack.Log {
+					s.replaceLog(row.Seq)
+				}
 				out.Lost++
-				out.LostBytes += live
+				out.LostBytes += row.Live
 				err = errors.Join(err, lerr)
 			} else {
 				out.Short++
@@ -256,17 +261,9 @@ func forgone(set *memberSet, row index.PackRow, past uint64) bool {
 		heldBy(row.Shards, func(n id.Node) bool { return set.byID[n] != nil }) < int(row.K)
 }
 
-// replaceLog asks for a snapshot behind a log pack that is lost: until there is one, an
+// replaceLog asks for snapshots behind a log pack that is lost: until there is one, an
 // index that is lost could not be made anew.
-func (s *Store) replaceLog(p id.Pack) {
-	var seq uint64
-	if err := s.view(func(r index.Reader) error {
-		row, err := r.Pack(p)
-		seq = row.Seq
-		return err
-	}); err != nil || seq == 0 {
-		return
-	}
+func (s *Store) replaceLog(seq uint64) {
 	for {
 		was := s.lostLog.Load()
 		if seq <= was || s.lostLog.CompareAndSwap(was, seq) {
@@ -429,8 +426,8 @@ func lostForGood(err error) bool {
 // loss is one record of a lost pack, as a submission.
 type loss struct {
 	sub  *submission
-	live uint64 // bytes of the pack that something refers to
-	more bool   // chunks may be left that are not marked
+	row  index.PackRow
+	more bool // chunks may be left that are not marked
 }
 
 // loss makes the submission that marks chunks of a pack as damaged.
@@ -444,7 +441,7 @@ func (s *Store) loss(p id.Pack) *loss {
 		}
 		n := 0
 		if err == nil {
-			l.live = row.Live
+			l.row = row
 			n, err = d.round.Undamaged(p, s.cfg.loseAtOnce)
 		}
 		if err != nil {
@@ -463,16 +460,16 @@ func (s *Store) loss(p id.Pack) *loss {
 }
 
 // lose logs that the chunks of a pack are lost, so that they are no hits any more
-// and the next upload of the same bytes heals them. live is how many bytes of the
-// pack something refers to.
-func (s *Store) lose(ctx context.Context, p id.Pack) (live uint64, err error) {
+// and the next upload of the same bytes heals them. It returns the pack's row, which
+// says how many of its bytes something refers to.
+func (s *Store) lose(ctx context.Context, p id.Pack) (row index.PackRow, err error) {
 	for {
 		l := s.loss(p)
 		if err := s.writer.submit(ctx, l.sub); err != nil {
-			return live, fmt.Errorf("its chunks could not be marked as damaged: %w", err)
+			return row, fmt.Errorf("its chunks could not be marked as damaged: %w", err)
 		}
-		if live = l.live; !l.more {
-			return live, nil
+		if row = l.row; !l.more {
+			return row, nil
 		}
 	}
 }
