@@ -296,7 +296,7 @@ func (d *Dir) takeLock() error {
 	defer root.Close()
 	lock, err := root.Lock(lockName)
 	if errors.Is(err, vfs.ErrLocked) {
-		return fmt.Errorf("%w: %s is locked", ErrInUse, d.opt.Dir)
+		return fmt.Errorf("%w: %s is locked; stop the server first", ErrInUse, d.opt.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("lock the data directory: %w", err)
@@ -579,7 +579,7 @@ func (d *Dir) openNodes(ctx context.Context, m marker) error {
 	for _, name := range names {
 		err := errs[name]
 		if errors.Is(err, vfs.ErrLocked) {
-			return fmt.Errorf("%w: node %s is locked", ErrInUse, name)
+			return fmt.Errorf("%w: node %s is locked; stop the server first", ErrInUse, name)
 		}
 		if err != nil {
 			d.opt.Log.Warn("a node directory cannot be opened", "node", name, "err", err)
@@ -718,7 +718,7 @@ func (d *Dir) Replace(name string, lost id.Node) (_ *Replacement, err error) {
 			return nil, fmt.Errorf("%w: node %s", ErrBack, name)
 		}
 	} else if errors.Is(err, vfs.ErrLocked) {
-		return nil, fmt.Errorf("%w: node %s is locked", ErrInUse, name)
+		return nil, fmt.Errorf("%w: node %s is locked; stop the server first", ErrInUse, name)
 	}
 	r := &Replacement{d: d, name: name, dir: dir, why: d.Absent[name]}
 	entries, err := os.ReadDir(dir)

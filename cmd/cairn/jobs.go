@@ -43,7 +43,7 @@ type jobInfo struct {
 
 func newJobs() *cobra.Command {
 	c := parent(&cobra.Command{
-		Use: "jobs", Short: "List, start, watch and cancel what the store does beside requests",
+		Use: "jobs", Short: "List, start, wait for and cancel what the store does beside requests",
 		Long: `Jobs are what the store does beside requests: repair makes shards anew that lay on lost nodes, check-index proves the
 index, snapshot exports it to the nodes. These start by themselves, and with "cairn jobs start". Scrub reads every shard, see
 "cairn scrub --help"; it starts when it is asked for. One run of a kind is under way at a time; the 50 newest of each are

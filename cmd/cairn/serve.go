@@ -110,6 +110,11 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	o.LocalNodes, _ = f.GetInt("local-nodes")
 	o.Losses, _ = f.GetInt("losses")
 	o.New, _ = f.GetBool("new")
+	for _, name := range []string{"losses", "local-nodes"} {
+		if n, _ := f.GetInt(name); n < 1 && f.Changed(name) {
+			return &exitError{exitUsage, fmt.Errorf("--%s is at least 1", name)}
+		}
+	}
 	sizes, err := budget.Divide(int64(memory), o.StoreLosses())
 	if err != nil {
 		return &exitError{exitUsage, fmt.Errorf("--memory %s is too little: %w", memoryText, err)}
