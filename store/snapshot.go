@@ -104,7 +104,10 @@ func (s *Store) snapshotLoop(ctx context.Context) {
 			continue
 		}
 		if err == nil {
-			_, err = s.runJob(ctx, JobSnapshot, trigger)
+			var ran bool
+			if ran, err = s.runJob(ctx, JobSnapshot, trigger); !ran && err == nil {
+				s.snapshotSoon() // somebody else's, of which nothing is known here
+			}
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -27,7 +27,8 @@ type Report struct {
 	Lost     int       `json:"lost"`    // packs, chunks or objects that cannot be had from the nodes at hand
 	Findings []Finding `json:"findings"`
 
-	unread map[index.Resident]struct{} // chunks that were lost, by realm and ID
+	unread map[id.Pack]struct{}        // packs that cannot be read
+	broken map[index.Resident]struct{} // single chunks that cannot, by realm and ID
 }
 
 // Finding is one thing that is not as it should be.
@@ -66,7 +67,7 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 		return Report{}, err
 	}
 	defer s.index.Close()
-	r := Report{Findings: []Finding{}}
+	r := Report{Findings: []Finding{}, unread: map[id.Pack]struct{}{}, broken: map[index.Resident]struct{}{}}
 	tail, held, err := s.survey(ctx)
 	if err != nil {
 		return r, err
@@ -236,9 +237,7 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 	if err != nil {
 		if len(rows) > 0 {
 			r.lost("unreadable pack", "pack %v with %d chunks: %v", p, len(rows), err)
-			for _, x := range residents {
-				r.loseChunk(x.Realm, x.Chunk)
-			}
+			r.unread[p] = struct{}{}
 		} else {
 			r.damaged("unreadable pack", "pack %v, which holds no chunk any more: %v", p, err)
 		}
@@ -262,7 +261,7 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 		}
 		if err != nil {
 			r.lost("chunk", "pack %v, chunk at %d: %v", p, row.Offset, err)
-			r.loseChunk(residents[i].Realm, residents[i].Chunk)
+			r.broken[index.Resident{Realm: residents[i].Realm, Chunk: residents[i].Chunk}] = struct{}{}
 		}
 	}
 	return nil
@@ -315,13 +314,6 @@ func (s *Store) verifyChunk(buf []byte, row index.ChunkRow, x index.Resident, pa
 		return fmt.Errorf("%w: %w", ErrDamaged, errOtherID)
 	}
 	return nil
-}
-
-func (r *Report) loseChunk(realm id.Realm, c id.Chunk) {
-	if r.unread == nil {
-		r.unread = map[index.Resident]struct{}{}
-	}
-	r.unread[index.Resident{Realm: realm, Chunk: c}] = struct{}{}
 }
 
 // verifyObjects walks the manifest of every version of every object, and names those
@@ -387,12 +379,13 @@ func (s *Store) verifyManifest(ctx context.Context, rd index.Reader, r *Report, 
 			}
 			return err
 		}
-		if _, lost := r.unread[index.Resident{Realm: realmID, Chunk: l.ref.Chunk}]; lost {
-			return fmt.Errorf("%w: a chunk of it, at byte %d, cannot be read", ErrDamaged, w.pos-l.ref.Len)
-		}
 		row, err := rd.Chunk(realmID, l.ref.Chunk)
 		if err != nil {
 			return err
+		}
+		_, unread := r.unread[row.Pack]
+		if _, broken := r.broken[index.Resident{Realm: realmID, Chunk: l.ref.Chunk}]; unread || broken {
+			return fmt.Errorf("%w: a chunk of it, at byte %d, cannot be read", ErrDamaged, w.pos-l.ref.Len)
 		}
 		if uint64(row.Info.PlainLen) != l.ref.Len || row.Info.Kind != seal.Data {
 			return fmt.Errorf("%w: a chunk of %d bytes where the manifest says %d", ErrDamaged, row.Info.PlainLen, l.ref.Len)

@@ -78,7 +78,7 @@ func (f *face) events(c echo.Context) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
-	rc := http.NewResponseController(w)
+	rc := http.NewResponseController(c.Response().Writer) // echo's own says nothing of a flush that failed
 	send := func(format string, args ...any) bool {
 		_, err := fmt.Fprintf(w, format, args...)
 		return err == nil && rc.Flush() == nil

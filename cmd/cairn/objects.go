@@ -319,7 +319,9 @@ func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string,
 	}
 	n, err := fetch(to, resp, bar.reader(resp.Body), bucket, key)
 	if err == nil && how.verify {
-		err = readBackFile(dir, temp, f, sum)
+		if err = readBackFile(dir, temp, f, sum); err != nil {
+			err = fmt.Errorf("%s: %w", printable(target), err)
+		}
 	}
 	bar.end(err)
 	if err != nil {
@@ -329,10 +331,17 @@ func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string,
 		return n, err
 	}
 	if how.keep {
-		if err = dir.Link(temp, target); errors.Is(err, fs.ErrExist) {
-			err = there(target)
+		err := dir.Link(temp, target)
+		if errors.Is(err, fs.ErrExist) {
+			return n, there(target)
 		}
-		return n, err
+		if err == nil || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP) {
+			return n, err
+		}
+		// A filesystem without links: what comes between the look and the rename is lost.
+		if _, err := dir.Lstat(target); err == nil {
+			return n, there(target)
+		}
 	}
 	return n, dir.Rename(temp, target)
 }
@@ -358,7 +367,7 @@ func readBackFile(dir *os.Root, name string, f *os.File, sum *blake3.Hasher) err
 		return fmt.Errorf("read back what was written: %w", err)
 	}
 	if !bytes.Equal(again.Sum(nil), sum.Sum(nil)) {
-		return fmt.Errorf("%s does not read back as it was written: its disk or memory is at fault", f.Name())
+		return errors.New("it does not read back as it was written: its disk or memory is at fault")
 	}
 	return nil
 }
