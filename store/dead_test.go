@@ -94,8 +94,9 @@ func TestDeadDiskIsNotCalledUp(t *testing.T) {
 	r.put("before", random(1, 1<<20))
 	r.close()
 	var dead, mute atomic.Bool
-	now := time.Now()
-	r.change = func(c *Config) { c.Now = func() time.Time { return now } }
+	var later atomic.Int64 // jobs read the clock too
+	began := time.Now()
+	r.change = func(c *Config) { c.Now = func() time.Time { return began.Add(time.Duration(later.Load())) } }
 	r.wrap = func(name string, n node.Store) node.Store {
 		if name != "n02" {
 			return n
@@ -123,7 +124,7 @@ func TestDeadDiskIsNotCalledUp(t *testing.T) {
 		if n, st := state(); n.State != "down" || n.Reason == "" || !st.Writable || !strings.Contains(st.Survives, "1 node is not there") {
 			t.Errorf("the last put to n02 failed, and it is %s (%s); writable: %v; survives: %s", n.State, n.Reason, st.Writable, st.Survives)
 		}
-		now = now.Add(time.Hour)
+		later.Add(int64(time.Hour))
 	}
 	dead.Store(false)
 	r.put("after", random(3, 5<<20))

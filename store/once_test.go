@@ -165,6 +165,7 @@ func TestOnceAtATime(t *testing.T) {
 
 func TestOutcomesExpire(t *testing.T) {
 	r := newRig(t)
+	r.idle() // the test moves the clock
 	defer r.close()
 	put := func(key string) Object {
 		t.Helper()

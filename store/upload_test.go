@@ -294,7 +294,10 @@ func TestUploadRefusals(t *testing.T) {
 // TestUploadEnds: an aborted upload, one of a bucket that is gone and one that was
 // forgotten leave nothing.
 func TestUploadEnds(t *testing.T) {
-	r := newUploadRig(t, 256<<10)
+	r := newRig(t)
+	r.change = func(c *Config) { c.UploadPart, c.idle = 256<<10, true } // the test moves the clock
+	r.close()
+	r.open()
 	defer r.close()
 	ctx := context.Background()
 	if _, err := r.st.CreateBucket(ctx, "other", record.Settings{}); err != nil {
