@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,20 +163,17 @@ func TestIndexWithoutRoom(t *testing.T) {
 	r.put("a", []byte("a"))
 	r.put("b", []byte("b"))
 	r.close()
-	var refuse func(why node.Purpose) bool
+	var refuse atomic.Pointer[func(why node.Purpose) bool] // events ask for room too
 	r.change = func(c *Config) {
 		c.Room = func(why node.Purpose) error {
-			if refuse != nil && refuse(why) {
+			if f := refuse.Load(); f != nil && (*f)(why) {
 				return &node.RoomError{Dir: "/data/index", Why: why, Free: 5, Need: 7}
 			}
 			return nil
 		}
 	}
-	refuse = nil
 	r.open()
-	set := func(f func(node.Purpose) bool) { // no write is under way
-		refuse = f
-	}
+	set := func(f func(node.Purpose) bool) { refuse.Store(&f) }
 	set(func(why node.Purpose) bool { return why == node.ForClient })
 	begin := time.Now()
 	wantFull(t, "a put", begin, r.tryPut("c", []byte("c")), "/data/index")
@@ -189,7 +187,7 @@ func TestIndexWithoutRoom(t *testing.T) {
 	if st, err := r.st.Status(t.Context()); err != nil || !strings.Contains(st.NoRoom, "/data/index") {
 		t.Errorf("status: %+v, %v", st, err)
 	}
-	set(nil)
+	refuse.Store(nil)
 	r.put("c", []byte("c"))
 	if err := r.delete("b"); err != nil {
 		t.Error(err)
