@@ -338,7 +338,7 @@ It is TOML with the names of flags under [serve] and [client]:
   server = "https://store.example:5000"
   ca-cert = "/etc/ssl/store.pem"
 
-data, key-file and memory of [serve] hold for the commands on a data directory too. A key that is not known is refused by every
+data, key-file, passphrase-file and memory of [serve] hold for the commands on a data directory too. A key that is not known is refused by every
 command. Secrets are never in it, and never printed here.`,
 		Example: "  cairn config\n  cairn config --json\n  CAIRN_MEMORY=1GiB cairn config --listen :5000 --tls-cert cert.pem --tls-key key.pem",
 		RunE:    do(runConfig),
