@@ -22,8 +22,8 @@ import (
 
 // Exit codes of scrub, beside 0 and 130.
 const (
-	scrubLeft       = 1
-	scrubLost       = 2
+	scrubRepaired   = 1
+	scrubLeft       = 2 // damaged, or lost
 	scrubIncomplete = 3
 )
 
@@ -39,8 +39,8 @@ The server does this as a job, see "cairn jobs": ending this command does not en
 under way, this command waits for that one, at its rate. A pass that was cancelled, or cut off by a stop of the server, goes
 on where it was; what it says is of the whole pass.
 
-Exit codes: 0 all is sound, or was repaired; 1 damage is left, and nothing is lost; 2 something is lost; 3 it could not run,
-or not read everything: a node that could not be asked is no damage, and no proof of the contrary.`,
+Exit codes: 0 all is sound; 1 damage was found, and all of it repaired; 2 damage is left, or something is lost; 3 it could not
+run, or not read everything: a node that could not be asked is no damage, and no proof of the contrary.`,
 		Example: "  cairn scrub\n  cairn scrub --deep --rate 100MB --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
 			err := runScrub(cmd)
@@ -110,15 +110,24 @@ func reportScrub(cmd *cobra.Command, j jobInfo) error {
 			fmt.Fprintln(cmd.ErrOrStderr(), "cairn: "+printable(line))
 		}
 	}
-	switch {
-	case known && r.LostPacks+r.Broken > 0:
-		return &exitError{code: scrubLost}
-	case !known || !r.Complete:
-		return &exitError{code: scrubIncomplete}
-	case r.Left > 0:
-		return &exitError{code: scrubLeft}
+	if code := scrubCode(known, r); code != 0 {
+		return &exitError{code: code}
 	}
 	return nil
+}
+
+// scrubCode is the exit code for what a pass found. Damage that is left is told also
+// when not everything could be read; what was repaired only when everything was.
+func scrubCode(known bool, r store.ScrubResult) int {
+	switch {
+	case known && r.Left+r.LostPacks+r.Broken > 0:
+		return scrubLeft
+	case !known || !r.Complete:
+		return scrubIncomplete
+	case r.Damaged > 0:
+		return scrubRepaired
+	}
+	return 0
 }
 
 func printScrub(w io.Writer, r store.ScrubResult) {
