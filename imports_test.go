@@ -18,7 +18,7 @@ import (
 // new one is given its place.
 var layers = [][]string{
 	{"id", "store/budget"},
-	{"chunker", "erasure", "keys", "manifest"},
+	{"chunker", "erasure", "keys", "manifest", "schedule"},
 	{"seal", "placement"},
 	{"pack"},
 	{"record"},
@@ -53,6 +53,7 @@ var homes = []struct {
 	{"github.com/spf13/cobra", "commands are cmd's", []string{"cmd"}, false},
 	{"github.com/spf13/pflag", "flags are cmd's", []string{"cmd"}, false},
 	{"github.com/pelletier/go-toml", "configuration ends in cmd; below, it is fields of a struct", []string{"cmd"}, false},
+	{"github.com/netresearch/go-cron", "the fields of a crontab are read in one place", []string{"schedule"}, false},
 	{"github.com/prometheus/client_golang", "metrics are a protocol that api speaks", []string{"api"}, false},
 	{"github.com/vbauerster/mpb", "progress bars are cmd's", []string{"cmd"}, false},
 }

@@ -15,10 +15,11 @@ const (
 	EventJobStarted  = "job-started"
 	EventJobProgress = "job-progress"
 	EventJobEnded    = "job-ended"
-	EventNode        = "node"   // a node's state has changed
-	EventWrites      = "writes" // writes are taken, or not any more
-	EventRoom        = "room"   // there is room for new data, or not any more
-	EventMissed      = "missed" // others came before that are not told any more
+	EventNode        = "node"    // a node's state has changed
+	EventWrites      = "writes"  // writes are taken, or not any more
+	EventRoom        = "room"    // there is room for new data, or not any more
+	EventOverdue     = "overdue" // a scrub is; told once a day
+	EventMissed      = "missed"  // others came before that are not told any more
 )
 
 // eventsKept is how many events are kept for those who come back.
@@ -32,15 +33,16 @@ const watchEvery = time.Second
 // more.
 var ErrSlow = errors.New("too slow for the events")
 
-// Event says that something has changed. One of Job, Node and Taken is set, but for
-// [EventMissed].
+// Event says that something has changed. One of Job, Node, Taken and Overdue is set,
+// but for [EventMissed].
 type Event struct {
-	ID    string // later events have others; another process's are told apart
-	Name  string
-	Time  time.Time
-	Job   *Job       // as it was then
-	Node  *NodeState // as it became
-	Taken *Taken
+	ID      string // later events have others; another process's are told apart
+	Name    string
+	Time    time.Time
+	Job     *Job       // as it was then
+	Node    *NodeState // as it became
+	Taken   *Taken
+	Overdue *ScrubAge
 }
 
 // Taken says whether the store takes something: writes, or new data.

@@ -48,18 +48,32 @@ func (s *Store) proved(ctx context.Context) (index.Report, error) {
 const checkEvery = 24 * time.Hour
 
 // checkLoop proves the index at the start and daily: rows that the engine lost in
-// silence are found here, not by look-ups. One that runs already does as well.
+// silence are found here, not by look-ups. One that runs already does as well. A day
+// is one of the clock, so that a machine that sleeps has no longer ones, or one of the
+// process, when the clock was set back; after a leap of the clock one proof follows.
 func (s *Store) checkLoop(ctx context.Context) {
-	t := time.NewTicker(checkEvery)
+	t := time.NewTicker(lookEvery)
 	defer t.Stop()
 	for trigger := ByStart; ; trigger = BySchedule {
 		_, _ = s.runJob(ctx, JobCheckIndex, trigger) // runCheck says what came of it
-		select {
-		case <-ctx.Done():
+		last, began := s.now(), time.Now()
+		for !checkDue(s.now().Round(0).Sub(last.Round(0)), time.Since(began)) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+		}
+		if ctx.Err() != nil {
 			return
-		case <-t.C:
 		}
 	}
+}
+
+// checkDue reports whether the index is to be proved again, by what has passed since on
+// the clock and in the process.
+func checkDue(clock, up time.Duration) bool {
+	return up >= checkEvery || up >= time.Hour && clock.Abs() >= checkEvery
 }
 
 // CheckResult is what a run of [JobCheckIndex] found.

@@ -59,6 +59,7 @@ type endOfJob string
 const (
 	errJobCancelled endOfJob = "cancelled"
 	errJobStopped   endOfJob = "the server stopped"
+	errJobCut       endOfJob = "its window has closed; it goes on in the next"
 )
 
 func (e endOfJob) Error() string { return string(e) }
@@ -290,6 +291,10 @@ func (s *Store) endJob(ctx context.Context, r *run, result any, err error) {
 	case errors.Is(context.Cause(ctx), errJobCancelled):
 		r.State = JobCancelled
 		counts.Cancelled++
+	case errors.Is(context.Cause(ctx), errJobCut):
+		r.State, r.Error = JobCancelled, errJobCut.Error()
+		counts.Cancelled++
+		err = nil
 	case ctx.Err() != nil:
 		r.State, r.Error = JobFailed, errJobStopped.Error()
 		counts.Failed++

@@ -117,6 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.background.Go(func() { s.snapshotLoop(jobs) })
 	s.snapshotSoon()
 	s.background.Go(func() { s.checkLoop(jobs) })
+	s.background.Go(func() { s.scheduleLoop(jobs) })
 	s.background.Go(func() { s.clearLoop(jobs) })
 	return s, nil
 }

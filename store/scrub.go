@@ -199,25 +199,6 @@ func (s *Store) saveScrub(ctx context.Context, deep bool, st scrubState) error {
 	}})
 }
 
-// ScrubPasses are the last complete passes, light before deep; a deep pass is one of
-// the other kind as well.
-func (s *Store) ScrubPasses() (out []ScrubPass) {
-	s.scrubs.mu.Lock()
-	defer s.scrubs.mu.Unlock()
-	light, deep := s.scrubs.states[false].Last, s.scrubs.states[true].Last
-	if deep != nil && (light == nil || deep.Began.After(light.Began)) {
-		l := *deep
-		l.Deep = false
-		light = &l
-	}
-	for _, p := range []*ScrubPass{light, deep} {
-		if p != nil {
-			out = append(out, *p)
-		}
-	}
-	return out
-}
-
 // known says of a pack whether too few of its shards are left for good.
 func (c *scrubs) known(p id.Pack) bool {
 	c.mu.Lock()
@@ -286,9 +267,7 @@ func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
 // on where it was.
 func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*ScrubResult, error) {
 	sc := &scrubbing{s: s, opt: opt, saved: time.Now()}
-	s.scrubs.mu.Lock()
-	sc.state = s.scrubs.states[opt.Deep]
-	s.scrubs.mu.Unlock()
+	sc.state = s.scrubs.state(opt.Deep)
 	cursor := id.Pack{}
 	if sc.state.Pass != nil {
 		cursor, _ = id.ParsePack(sc.state.Cursor) // which was looked at when it was read

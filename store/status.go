@@ -110,6 +110,9 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	out.PacksShort, out.PacksLost, out.LostBytes = what.short, what.lost, what.lostBytes
 	out.LogPacksLost = what.lostLog
 	out.Scrubbed = s.ScrubPasses()
+	if out.Ages, err = s.ScrubAges(); err != nil {
+		return out, err
+	}
 	out.Survives = what.sentence(len(set.all), len(nodes))
 	return out, nil
 }

@@ -25,6 +25,7 @@ import (
 	"cairn/keys"
 	"cairn/node"
 	"cairn/record"
+	"cairn/schedule"
 )
 
 // Sentinels. Every error of the store that a caller may act on wraps one.
@@ -102,6 +103,12 @@ type Config struct {
 	// before they are made durable as a part: what a killed process loses of it;
 	// default 64 MiB.
 	UploadPart uint64
+	// Scrub says when scrubs begin by themselves; the zero value: everything is read
+	// within 7 days, and verified within 30, at any time of day.
+	Scrub schedule.Plan
+	// ScrubRate is how many bytes per second such a scrub reads at the most; default
+	// [ScrubRate].
+	ScrubRate uint64
 	// ListWindow is how many sequences of a long log are listed at a time, which
 	// bounds a start's memory; default 20,000.
 	ListWindow uint64

@@ -166,5 +166,7 @@ type Status struct {
 	LogPacksLost int
 	// Scrubbed are the last complete scrubs; see [Store.ScrubPasses].
 	Scrubbed []ScrubPass
-	Started  time.Time
+	// Ages are those of what was last read; see [Store.ScrubAges].
+	Ages    []ScrubAge
+	Started time.Time
 }
