@@ -201,6 +201,20 @@ type passJSON struct {
 	Lost  int       `json:"lost"`
 }
 
+// ageJSON is how old the word of one depth of scrubs is.
+type ageJSON struct {
+	Since   time.Time `json:"since"`
+	Never   bool      `json:"never"`
+	Unknown bool      `json:"unknown"`
+	Age     int64     `json:"age_seconds"`
+	Limit   int64     `json:"limit_seconds"`
+	Overdue bool      `json:"overdue"`
+}
+
+func ageToJSON(a store.ScrubAge) ageJSON {
+	return ageJSON{a.Since.UTC(), a.Never, a.Unknown, int64(a.Age.Age / time.Second), int64(a.Within / time.Second), a.Overdue}
+}
+
 type statusJSON struct {
 	Survives   string     `json:"survives"`
 	Cluster    string     `json:"cluster"`
@@ -214,6 +228,8 @@ type statusJSON struct {
 	LostBytes  uint64     `json:"lost_bytes"`
 	LogLost    int        `json:"log_packs_lost"`
 	Scrubbed   []passJSON `json:"scrubbed"`
+	Attested   ageJSON    `json:"attested"`
+	Verified   ageJSON    `json:"verified"`
 	Epoch      uint64     `json:"epoch"`
 	Sequence   uint64     `json:"sequence"`
 	Version    string     `json:"version"`
@@ -230,6 +246,13 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, LogLost: st.LogPacksLost, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
 	for _, p := range st.Scrubbed {
 		out.Scrubbed = append(out.Scrubbed, passJSON{p.Deep, p.Began.UTC(), p.Ended.UTC(), p.Left, p.Lost})
+	}
+	for _, a := range st.Ages {
+		if a.Deep {
+			out.Verified = ageToJSON(a)
+		} else {
+			out.Attested = ageToJSON(a)
+		}
 	}
 	for _, n := range st.Nodes {
 		out.Nodes = append(out.Nodes, nodeJSON{Name: n.Name, ID: n.ID.String(), State: n.State, Reason: n.Reason, Log: n.Log, Labels: n.Labels,

@@ -45,10 +45,23 @@ func eventData(ev store.Event) any {
 			Taken  bool      `json:"taken"`
 			Reason string    `json:"reason,omitempty"`
 		}{at, ev.Taken.Taken, ev.Taken.Reason}
+	case ev.Overdue != nil:
+		return struct {
+			Time  time.Time `json:"time"`
+			Depth string    `json:"depth"`
+			Age   ageJSON   `json:"age"`
+		}{at, depthOf(ev.Overdue.Deep), ageToJSON(*ev.Overdue)}
 	}
 	return struct {
 		Time time.Time `json:"time"`
 	}{at}
+}
+
+func depthOf(deep bool) string {
+	if deep {
+		return "deep"
+	}
+	return "light"
 }
 
 var errQuiet = errors.New("nothing happens")

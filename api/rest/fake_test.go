@@ -16,6 +16,7 @@ import (
 
 	"cairn/id"
 	"cairn/record"
+	"cairn/schedule"
 	"cairn/store"
 )
 
@@ -468,7 +469,8 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 	if err := f.enter("status", "", ""); err != nil {
 		return store.Status{}, err
 	}
-	return store.Status{Cluster: id.Cluster{1}, Epoch: 2, Sequence: 3, M: 2, Width: "4+2", Writable: true, Survives: "2 lost directories", Started: epoch,
+	ages, _ := f.ScrubAges()
+	return store.Status{Ages: ages, Cluster: id.Cluster{1}, Epoch: 2, Sequence: 3, M: 2, Width: "4+2", Writable: true, Survives: "2 lost directories", Started: epoch,
 		Nodes: []store.NodeStatus{{Name: "n01", ID: id.Node{1}, State: "up", Log: true, Total: 100, Free: 50, Allowed: true},
 			{Name: "n02", ID: id.Node{2}, State: "missing", Reason: "its directory is gone"}}}, nil
 }
@@ -476,6 +478,12 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 // ScrubPasses of the fake: one.
 func (f *fakeStore) ScrubPasses() []store.ScrubPass {
 	return []store.ScrubPass{{Deep: true, Began: epoch, Ended: epoch.Add(time.Hour), Left: 1}}
+}
+
+// ScrubAges of the fake: everything is attested, nothing verified.
+func (f *fakeStore) ScrubAges() ([]store.ScrubAge, error) {
+	return []store.ScrubAge{{Age: schedule.Age{Since: epoch.Add(time.Hour), Age: 90 * time.Minute, Within: 7 * schedule.Day}},
+		{Deep: true, Age: schedule.Age{Since: epoch, Never: true, Age: 40 * schedule.Day, Within: 30 * schedule.Day, Overdue: true}}}, nil
 }
 
 // StartJob of the fake: a run runs until it is cancelled.

@@ -25,7 +25,7 @@ func newMetrics(cfg Config) http.Handler {
 	if cfg.Memory != nil {
 		reg.MustRegister(shares{cfg.Memory})
 	}
-	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store.ScrubPasses})
+	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store})
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{cfg.Log}, DisableCompression: true})
 }
 
@@ -97,31 +97,43 @@ func (j jobs) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// scrubs collects how old the last complete scrubs are.
-type scrubs struct{ passes func() []store.ScrubPass }
+// scrubs collects how old the last complete scrubs are, and what they left.
+type scrubs struct{ store Store }
 
 var (
 	scrubDepth    = []string{"depth"}
-	scrubVerified = prometheus.NewDesc("cairn_scrub_verified_timestamp_seconds", "When the last complete scrub of that depth began, in seconds since 1970: what was stored then was read since. None: there was none.", scrubDepth, nil)
+	scrubAttested = prometheus.NewDesc("cairn_scrub_oldest_attested_timestamp_seconds", "Every shard that was stored then has been read against its digest since, in seconds since 1970; when that never was, when the store began.", nil, nil)
+	scrubVerified = prometheus.NewDesc("cairn_scrub_oldest_verified_timestamp_seconds", "All that was stored then has been verified since: parity coded again, every chunk opened. In seconds since 1970; when that never was, when the store began.", nil, nil)
+	scrubLimit    = prometheus.NewDesc("cairn_scrub_limit_seconds", "The age that a scrub of that depth is to be done within; 0: none begins by itself.", scrubDepth, nil)
+	scrubOverdue  = prometheus.NewDesc("cairn_scrub_overdue", "1 when the age is beyond its limit, or unknown because the clock was set back; else 0.", scrubDepth, nil)
 	scrubLeft     = prometheus.NewDesc("cairn_scrub_left", "Shards that the last complete scrub of that depth left damaged.", scrubDepth, nil)
 	scrubLost     = prometheus.NewDesc("cairn_scrub_lost", "Packs, and chunks of whole packs, that the last complete scrub of that depth found lost.", scrubDepth, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (s scrubs) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{scrubVerified, scrubLeft, scrubLost} {
+	for _, d := range []*prometheus.Desc{scrubAttested, scrubVerified, scrubLimit, scrubOverdue, scrubLeft, scrubLost} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (s scrubs) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range s.passes() {
-		depth := "light"
-		if p.Deep {
-			depth = "deep"
+	ages, _ := s.store.ScrubAges() // when it fails there are none, and the others are there still
+	for _, a := range ages {
+		oldest, overdue := scrubAttested, 0.0
+		if a.Deep {
+			oldest = scrubVerified
 		}
-		ch <- prometheus.MustNewConstMetric(scrubVerified, prometheus.GaugeValue, float64(p.Began.UnixMilli())/1000, depth)
+		if a.Overdue {
+			overdue = 1
+		}
+		ch <- prometheus.MustNewConstMetric(oldest, prometheus.GaugeValue, float64(a.Since.UnixMilli())/1000)
+		ch <- prometheus.MustNewConstMetric(scrubLimit, prometheus.GaugeValue, a.Within.Seconds(), depthOf(a.Deep))
+		ch <- prometheus.MustNewConstMetric(scrubOverdue, prometheus.GaugeValue, overdue, depthOf(a.Deep))
+	}
+	for _, p := range s.store.ScrubPasses() {
+		depth := depthOf(p.Deep)
 		ch <- prometheus.MustNewConstMetric(scrubLeft, prometheus.GaugeValue, float64(p.Left), depth)
 		ch <- prometheus.MustNewConstMetric(scrubLost, prometheus.GaugeValue, float64(p.Lost), depth)
 	}

@@ -44,7 +44,9 @@ func TestMetrics(t *testing.T) {
 		`cairn_job_runs_total{kind="repair",outcome="failed"} 2`,
 		`cairn_job_runs_total{kind="snapshot",outcome="done"} 0`,
 		`cairn_job_last_success_timestamp_seconds{kind="repair"} 1.7000000005e+09`,
-		`cairn_scrub_verified_timestamp_seconds{depth="deep"} `, `cairn_scrub_left{depth="deep"} 1`, `cairn_scrub_lost{depth="deep"} 0`,
+		`cairn_scrub_oldest_attested_timestamp_seconds 1.`, `cairn_scrub_oldest_verified_timestamp_seconds 1.`, `cairn_scrub_limit_seconds{depth="light"} 604800`,
+		`cairn_scrub_limit_seconds{depth="deep"} 2.592e+06`, `cairn_scrub_overdue{depth="light"} 0`, `cairn_scrub_overdue{depth="deep"} 1`,
+		`cairn_scrub_left{depth="deep"} 1`, `cairn_scrub_lost{depth="deep"} 0`,
 		"go_memstats_heap_inuse_bytes ", "process_open_fds ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(a.body, "\n"+line) {
@@ -54,7 +56,7 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(a.body, `timestamp_seconds{kind="snapshot"}`) {
 		t.Error("a job that was never done has a time")
 	}
-	if strings.Contains(a.body, `depth="light"`) {
+	if strings.Contains(a.body, `left{depth="light"`) {
 		t.Error("a depth that was never complete has figures")
 	}
 	for _, name := range []string{"some-secret-key", `"main"`, "n01"} {

@@ -75,6 +75,7 @@ type Store interface {
 	Status(ctx context.Context) (store.Status, error)
 	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
 	ScrubPasses() []store.ScrubPass
+	ScrubAges() ([]store.ScrubAge, error)
 	Job(ctx context.Context, j id.Job) (store.Job, error)
 	Jobs(ctx context.Context, f store.JobFilter) (page []store.Job, more bool, err error)
 	CancelJob(ctx context.Context, j id.Job) (store.Job, error)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+
+	"cairn/schedule"
 )
 
 type (
@@ -36,6 +38,14 @@ type (
 		Left  int       `json:"left"`
 		Lost  int       `json:"lost"`
 	}
+	ageInfo struct {
+		Since   time.Time `json:"since"`
+		Never   bool      `json:"never"`
+		Unknown bool      `json:"unknown"`
+		Age     int64     `json:"age_seconds"`
+		Limit   int64     `json:"limit_seconds"`
+		Overdue bool      `json:"overdue"`
+	}
 	statusInfo struct {
 		Survives   string     `json:"survives"`
 		Cluster    string     `json:"cluster"`
@@ -49,6 +59,8 @@ type (
 		LostBytes  uint64     `json:"lost_bytes"`
 		LogLost    int        `json:"log_packs_lost"`
 		Scrubbed   []passInfo `json:"scrubbed"`
+		Attested   ageInfo    `json:"attested"`
+		Verified   ageInfo    `json:"verified"`
 		Epoch      uint64     `json:"epoch"`
 		Sequence   uint64     `json:"sequence"`
 		Version    string     `json:"version"`
@@ -79,7 +91,8 @@ func newStatus() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "status", Short: "What the store survives right now, and how its nodes are", Args: cobra.NoArgs,
 		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already; "writes" whether
-data is taken, and if not, why; "scrubbed" when the last complete scrubs began: what was stored then was read since. A node
+data is taken, and if not, why. "attested" is how old the word is that every shard is there as it was written, "verified" that
+all of it can be read: what was stored at that time was read since. OVERDUE: that is longer ago than the server was told. A node
 is up, slow (it owes answers), full, down (it could not be asked), or missing (its directory is not there or not its own);
 the last column says what to do.`,
 		Example: "  cairn status\n  cairn status --json",
@@ -108,31 +121,65 @@ the last column says what to do.`,
 			default:
 				fmt.Fprintf(w, "writes:   NOT taken: %s\n", st.Reason)
 			}
-			fmt.Fprintf(w, "scrubbed: %s\n", scrubbed(st.Scrubbed))
+			fmt.Fprintf(w, "attested: %s\n", scrubbed(st.Attested, st.Scrubbed, false))
+			fmt.Fprintf(w, "verified: %s\n", scrubbed(st.Verified, st.Scrubbed, true))
 			fmt.Fprintf(w, "store:    %s, epoch %d, log sequence %d, up since %s\n\n", st.Cluster, st.Epoch, st.Sequence, st.Started.Local().Format(time.DateTime))
 			return printNodes(cmd, st.Nodes)
 		}),
 	})
 }
 
-// scrubbed says how old the last complete scrubs are: what was stored when one began
-// was read since.
-func scrubbed(passes []passInfo) string {
-	parts := []string{"light never", "deep never"}
+// scrubbed says how old the last complete scrub of a depth is, and what it left: what
+// was stored when it began was read since.
+func scrubbed(a ageInfo, passes []passInfo, deep bool) string {
+	out := a.Since.Local().Format(time.DateTime) + ", "
+	if a.Never {
+		out = "never; the store is "
+	}
+	out += a.String()
+	if a.Limit == 0 {
+		out += fmt.Sprintf("; OFF: none begins by itself (--scrub-%s-within 0)", depthName(deep))
+	}
 	for _, p := range passes {
-		i, depth := 0, "light"
-		if p.Deep {
-			i, depth = 1, "deep"
+		if p.Deep != deep {
+			continue
 		}
-		parts[i] = fmt.Sprintf("%s %s", depth, p.Began.Local().Format(time.DateTime))
 		if p.Left > 0 {
-			parts[i] += fmt.Sprintf(" (%s left damaged)", plural(p.Left, "shard"))
+			out += fmt.Sprintf(" (%s left damaged)", plural(p.Left, "shard"))
 		}
 		if p.Lost > 0 {
-			parts[i] += fmt.Sprintf(" (LOST: %d)", p.Lost)
+			out += fmt.Sprintf(" (LOST: %d)", p.Lost)
 		}
 	}
-	return strings.Join(parts, ", ")
+	return out
+}
+
+// String is the age and its limit.
+func (a ageInfo) String() string {
+	span := func(seconds int64) string {
+		return schedule.FormatSpan((time.Duration(seconds) * time.Second).Truncate(time.Minute))
+	}
+	out := span(a.Age) + " old"
+	switch {
+	case a.Unknown:
+		out = "of a later time than the clock shows"
+	case a.Age < 60:
+		out = "under a minute old"
+	}
+	switch {
+	case a.Limit == 0:
+		return out
+	case a.Overdue:
+		return out + ", OVERDUE: limit " + span(a.Limit)
+	}
+	return out + ", limit " + span(a.Limit)
+}
+
+func depthName(deep bool) string {
+	if deep {
+		return "deep"
+	}
+	return "light"
 }
 
 func printNodes(cmd *cobra.Command, nodes []nodeInfo) error {

@@ -29,7 +29,7 @@ func newEvents() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "events", Short: "Tell what happens, until interrupted", Args: cobra.NoArgs,
 		Long: `Tell what happens from now on: jobs that start, get on and end, nodes whose state changes, whether writes are taken and
-whether there is room for new data. Puts and deletes of objects are not told. A connection that breaks is made again,
+whether there is room for new data, and once a day what scrub is overdue. Puts and deletes of objects are not told. A connection that breaks is made again,
 and what happened meanwhile is told then; what cannot be told any more is told as "missed". With --json each line is
 an object with id, event and data.`,
 		Example: "  cairn events\n  cairn events --json",
@@ -149,6 +149,8 @@ func eventLine(e event) string {
 		State  string
 		Taken  bool
 		Reason string
+		Depth  string
+		Age    ageInfo
 	}
 	if err := json.Unmarshal(e.Data, &d); err != nil {
 		return printable(e.Name + " " + string(e.Data))
@@ -166,6 +168,8 @@ func eventLine(e event) string {
 		if what = "yes"; !d.Taken {
 			what = "no"
 		}
+	case e.Name == store.EventOverdue:
+		what = fmt.Sprintf("%s scrub: %s", d.Depth, d.Age)
 	case e.Name == store.EventMissed:
 		what = "some events before this are not known any more"
 	}

@@ -159,6 +159,8 @@ func TestEventLines(t *testing.T) {
 		{event{Name: "node", Data: json.RawMessage(`{` + at + `,"node":"n03","state":"missing","reason":"gone\u001b[0m"}`)}, `"node n03 missing: gone\x1b[0m"`},
 		{event{Name: "writes", Data: json.RawMessage(`{` + at + `,"taken":false,"reason":"too few"}`)}, "writes no: too few"},
 		{event{Name: "room", Data: json.RawMessage(`{` + at + `,"taken":true}`)}, "room yes"},
+		{event{Name: "overdue", Data: json.RawMessage(`{` + at + `,"depth":"deep","age":{"since":"2026-01-01T12:00:00Z","age_seconds":5100000,"limit_seconds":2592000,"overdue":true}}`)},
+			"overdue deep scrub: 59d40m old, OVERDUE: limit 30d"},
 		{event{Name: "missed", Data: json.RawMessage(`{` + at + `}`)}, "missed some events before this are not known any more"},
 		{event{Name: "job-progress", Data: json.RawMessage(`{` + at + `,"job":{"id":"ID","kind":"scrub","trigger":"schedule","state":"running","progress":{"done":1024,"total":4096,"unit":"bytes"}}}`)},
 			"job-progress scrub ID running by schedule: bytes 1.0 KiB of 4.0 KiB"},

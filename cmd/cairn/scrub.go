@@ -131,10 +131,7 @@ func scrubCode(known bool, r store.ScrubResult) int {
 }
 
 func printScrub(w io.Writer, r store.ScrubResult) {
-	depth, end := "light", "complete"
-	if r.Deep {
-		depth = "deep"
-	}
+	depth, end := depthName(r.Deep), "complete"
 	if !r.Complete {
 		end = "NOT complete"
 	}
