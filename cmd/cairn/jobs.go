@@ -45,9 +45,8 @@ func newJobs() *cobra.Command {
 	c := parent(&cobra.Command{
 		Use: "jobs", Short: "List, start, wait for and cancel what the store does beside requests",
 		Long: `Jobs are what the store does beside requests: repair makes shards anew that lay on lost nodes, check-index proves the
-index, snapshot exports it to the nodes. These start by themselves, and with "cairn jobs start". Scrub reads every shard, see
-"cairn scrub --help"; it starts when it is asked for. One run of a kind is under way at a time; the 50 newest of each are
-known, after a restart as well.`,
+index, snapshot exports it to the nodes, scrub reads every shard, see "cairn scrub --help". They start by themselves, and with
+"cairn jobs start". One run of a kind is under way at a time; the 50 newest of each are known, after a restart as well.`,
 	})
 	list := clientFlags(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List runs, the newest first", Args: cobra.NoArgs,
@@ -70,7 +69,8 @@ started, and the exit code is 1. With --wait the exit code is that of "cairn job
 		Use: "cancel ID...", Short: "Make runs end soon; what they have done stays done", Args: cobra.MinimumNArgs(1),
 		Long: `Make runs end soon; what they have done stays done. The command does not wait for that: see "cairn jobs wait". A
 cancelled repair is begun again by the next loss of a node or start of the server, a cancelled snapshot after an hour. The
-next scrub of the same depth goes on where a cancelled one was.`,
+next scrub of the same depth goes on where a cancelled one was; by itself it does so half a day later, a deep one two days
+(a sixteenth of what --scrub-light-within and --scrub-deep-within say).`,
 		Example: "  cairn jobs cancel 0199f3a2-7c4e-7b1a-8e21-5d0c6b9a4f37", RunE: do(cancelJobs),
 	}), clientFlags(&cobra.Command{
 		Use: "wait ID", Short: "Wait for the end of a run", Args: cobra.ExactArgs(1),

@@ -35,8 +35,8 @@ func newScrub() *cobra.Command {
 missing, rotten or other than it was written, on a node that is up, is made anew from other shards, written, read back and
 logged, in the same pass. With --deep the parity is coded again too, every chunk is opened and its ID computed.
 
-The server does this as a job, see "cairn jobs": ending this command does not end it, and when a scrub of the same depth is
-under way, this command waits for that one, at its rate. A pass that was cancelled, or cut off by a stop of the server, goes
+The server does this by itself too, see "cairn serve --help". It is a job, see "cairn jobs": ending this command does not end it, and when a scrub of the same depth is
+under way, or a deep one, this command waits for that one, at its rate. A pass that was cancelled, or cut off by a stop of the server, goes
 on where it was; what it says is of the whole pass.
 
 Exit codes: 0 all is sound; 1 damage was found, and all of it repaired; 2 damage is left, or something is lost; 3 it could not
@@ -80,7 +80,7 @@ func runScrub(cmd *cobra.Command) error {
 	return reportScrub(cmd, j)
 }
 
-// joinScrub finds the scrub that is under way, if it is of that depth.
+// joinScrub finds the scrub that is under way, if it does what one of that depth does.
 func joinScrub(ctx context.Context, cl *client, deep bool, conflict error) (jobInfo, error) {
 	all, err := jobsOf(ctx, cl, url.Values{"kind": {store.JobScrub}}, 1)
 	switch {
@@ -88,8 +88,8 @@ func joinScrub(ctx context.Context, cl *client, deep bool, conflict error) (jobI
 		return jobInfo{}, err
 	case len(all) == 0:
 		return jobInfo{}, conflict
-	case all[0].Options == nil || all[0].Options.Deep != deep:
-		return jobInfo{}, fmt.Errorf("%w: a scrub of another depth; wait for it: cairn jobs wait %s", conflict, all[0].ID)
+	case all[0].Options == nil || deep && !all[0].Options.Deep:
+		return jobInfo{}, fmt.Errorf("%w: it is a light one; wait for it: cairn jobs wait %s", conflict, all[0].ID)
 	}
 	return all[0], nil
 }

@@ -29,6 +29,7 @@ import (
 	"cairn/index/kv"
 	"cairn/keys"
 	"cairn/node/vfs"
+	"cairn/schedule"
 	"cairn/store"
 	"cairn/store/budget"
 )
@@ -43,6 +44,11 @@ bucket, main. The code is shown by every start until ` + "`cairn keys confirm-re
 What --memory gives is divided in shares for packs, uploads, readers, the index and the rest; requests beyond them
 wait in line, then get 503 with Retry-After. A store that survives two losses needs at least 128MiB. GET /metrics
 shows each share.
+
+The server reads everything by itself: every shard within --scrub-light-within, and within --scrub-deep-within it also
+codes the parity again and opens every chunk; what is missing or damaged is made anew. It begins early enough for that,
+in a window of --scrub-window if there are any; what windows missed is made up for outside of them once it is overdue by a
+seventh. "cairn status" says how old the last such word is.
 
 With --tls-cert and --tls-key all is served over TLS (1.2 and later). The files are looked at every few seconds: a new
 pair is served from then on, one that cannot be served leaves the pair before in its place and is told of in the log.
@@ -70,6 +76,10 @@ therefore served on loopback only.`,
 	cmd.MarkFlagsMutuallyExclusive("passphrase-file", "recovery-code-file")
 	f.String("memory", "512MiB", "memory to use, divided in shares; 128MiB or more")
 	f.String("snapshot-every", "64MiB", "how much of the log (records, and 512 B for each pack of it) there is between two snapshots of the index; more when the index is large")
+	f.String("scrub-light-within", schedule.FormatSpan(schedule.WithinLight), "read every shard by itself, so often that none was last read longer ago; 0: never by itself")
+	f.String("scrub-deep-within", schedule.FormatSpan(schedule.WithinDeep), "verify everything by itself, likewise; 0: never by itself")
+	f.String("scrub-window", "", `when that may run, such as "0 1 * * 1-5 for 5h; 0 0 * * 6 for 1d": five fields of a crontab, in the time zone of the server, and a length (default: any time)`)
+	f.String("scrub-max", "32MiB", "read at most so many bytes per second for that; a quarter of it while clients are served")
 	f.StringSlice("host", nil, "other names under which clients reach this server; several share a comma")
 	f.String("tls-cert", "", "file with the server's certificate and those that sign it (PEM): serve over TLS")
 	f.String("tls-key", "", "file with the key of that certificate (PEM)")
@@ -79,7 +89,7 @@ therefore served on loopback only.`,
 	f.Duration("drain", 7*time.Second, "how long requests that run may go on after a signal to stop")
 	f.Bool("log-json", false, "write the log as JSON")
 	f.Bool("json", false, "print what is printed as JSON, an object a line")
-	settings(f, serveSection, "data", "listen", "local-nodes", "losses", "key-file", "passphrase-file", "memory", "snapshot-every", "host",
+	settings(f, serveSection, "data", "listen", "local-nodes", "losses", "key-file", "passphrase-file", "memory", "snapshot-every", "scrub-light-within", "scrub-deep-within", "scrub-window", "scrub-max", "host",
 		"tls-cert", "tls-key", "behind-proxy", "stale-reads", "drain", "log-json")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
@@ -135,6 +145,11 @@ func runServe(cmd *cobra.Command, _ []string) error {
 			l.Close()
 		}
 	}()
+	plan, rate, err := scrubPlan(cmd)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	tellPlan(plan, time.Now(), logger)
 	if o.RecoveryCode, err = readCode(cmd); err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
@@ -158,7 +173,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	if err != nil || every < 64<<10 {
 		return &exitError{exitUsage, fmt.Errorf("--snapshot-every %q is not a size of at least 64KiB", everyText)}
 	}
-	st, err := openStore(ctx, dir, engineOptions{sizes, every, stale}, logger)
+	st, err := openStore(ctx, dir, engineOptions{sizes, every, stale, plan, rate}, logger)
 	if err != nil {
 		return &exitError{exitNoReach, err}
 	}
@@ -337,6 +352,53 @@ type engineOptions struct {
 	memory        budget.Sizes
 	snapshotEvery uint64
 	stale         bool
+	scrub         schedule.Plan
+	scrubRate     uint64
+}
+
+// scrubPlan is what the flags say of scrubs that begin by themselves.
+func scrubPlan(cmd *cobra.Command) (p schedule.Plan, rate uint64, err error) {
+	f := cmd.Flags()
+	for deep, to := range []*time.Duration{&p.Light, &p.Deep} {
+		name := "scrub-" + depthName(deep == 1) + "-within"
+		text, _ := f.GetString(name)
+		if *to, err = schedule.ParseSpan(text); err != nil {
+			return p, 0, fmt.Errorf("--%s: %w", name, err)
+		}
+		switch {
+		case *to == 0:
+			*to = schedule.Off
+		case *to < schedule.Least:
+			return p, 0, fmt.Errorf("--%s %s: at least %s, or 0 for never", name, text, schedule.FormatSpan(schedule.Least))
+		}
+	}
+	text, _ := f.GetString("scrub-window")
+	if p.Windows, err = schedule.ParseWindows(text); err != nil {
+		return p, 0, fmt.Errorf("--scrub-window: %w", err)
+	}
+	text, _ = f.GetString("scrub-max")
+	if rate, err = humanize.ParseBytes(text); err != nil || rate < minScrubRate {
+		return p, 0, fmt.Errorf("--scrub-max %s is no number of bytes of at least 64KiB: 32MiB, 100MB", text)
+	}
+	return p, rate, nil
+}
+
+// minScrubRate is what no disk is too slow for.
+const minScrubRate = 64 << 10
+
+// tellPlan warns of a plan that leaves something unread.
+func tellPlan(p schedule.Plan, now time.Time, logger *slog.Logger) {
+	gap := p.Windows.Gap(now)
+	for _, x := range []struct {
+		depth  string
+		within time.Duration
+	}{{"light", p.Light}, {"deep", p.Deep}} {
+		if x.within < 0 {
+			logger.Warn("no "+x.depth+" scrub begins by itself", "why", "--scrub-"+x.depth+"-within 0")
+		} else if gap > x.within {
+			logger.Warn("windows come less often than a "+x.depth+" scrub is wanted: it runs outside of them when it is overdue", "windows apart", schedule.FormatSpan(gap), "limit", schedule.FormatSpan(x.within))
+		}
+	}
 }
 
 // openStore opens the store of a data directory. An index that is damaged is set
@@ -369,7 +431,7 @@ func tryOpenStore(ctx context.Context, dir *datadir.Dir, o engineOptions, logger
 		return nil, err
 	}
 	cfg := store.Config{Cluster: dir.Cluster, Nodes: dir.Stores(), Absent: dir.Absent, Keyring: dir.Keyring, Engine: engine,
-		Memory: o.memory.Total, SnapshotEvery: o.snapshotEvery, Log: logger, StaleReads: o.stale, Room: dir.Room}
+		Memory: o.memory.Total, SnapshotEvery: o.snapshotEvery, Scrub: o.scrub, ScrubRate: o.scrubRate, Log: logger, StaleReads: o.stale, Room: dir.Room}
 	if dir.Fresh != nil {
 		cfg.Genesis = dir.Fresh.Genesis
 	}
