@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"index/kv/badgerkv", "index/kv/memkv", "index/kv/kvtest", "index", "node/vfs/crashfs", "node/vfs/vfstest", "node/disk", "node/nodetest"},
 	{"store"},
 	{"store/sim"},
-	{"datadir", "maintain"},
+	{"datadir", "maintain", "notice"},
 	{"api", "api/rest", "api/door"},
 	{"bench"},
 	{"cmd"},

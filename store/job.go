@@ -91,6 +91,9 @@ type Job struct {
 	Error       string          // why it did not end as it should
 }
 
+// Stopped says that the run ended because the server stopped.
+func (j Job) Stopped() bool { return j.State == JobFailed && j.Error == errJobStopped.Error() }
+
 // JobOptions are what a run of [JobScrub] may be told; other kinds take none.
 type JobOptions struct {
 	Deep bool   // put packs together, code parity again, open chunks

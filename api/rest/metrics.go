@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"cairn/notice"
 	"cairn/store"
 	"cairn/store/budget"
 )
@@ -24,6 +25,9 @@ func newMetrics(cfg Config) http.Handler {
 	)
 	if cfg.Memory != nil {
 		reg.MustRegister(shares{cfg.Memory})
+	}
+	if cfg.Notices != nil {
+		reg.MustRegister(notices{cfg.Notices})
 	}
 	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store})
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{cfg.Log}, DisableCompression: true})
@@ -136,5 +140,25 @@ func (s scrubs) Collect(ch chan<- prometheus.Metric) {
 		depth := depthOf(p.Deep)
 		ch <- prometheus.MustNewConstMetric(scrubLeft, prometheus.GaugeValue, float64(p.Left), depth)
 		ch <- prometheus.MustNewConstMetric(scrubLost, prometheus.GaugeValue, float64(p.Lost), depth)
+	}
+}
+
+// notices collects what became of messages about what was found wrong.
+type notices struct{ counts func() []notice.Counts }
+
+var (
+	noticeMessages = prometheus.NewDesc("cairn_notice_messages_total", "Messages about what was found wrong, by way (command, url) and outcome: sent, or failed, which is tried again.", []string{"way", "outcome"}, nil)
+	noticeDropped  = prometheus.NewDesc("cairn_notices_dropped_total", "Notices that there was no room for while a way took none.", []string{"way"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (n notices) Describe(ch chan<- *prometheus.Desc) { ch <- noticeMessages; ch <- noticeDropped }
+
+// Collect implements prometheus.Collector.
+func (n notices) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range n.counts() {
+		ch <- prometheus.MustNewConstMetric(noticeMessages, prometheus.CounterValue, float64(c.Sent), c.Way, "sent")
+		ch <- prometheus.MustNewConstMetric(noticeMessages, prometheus.CounterValue, float64(c.Failed), c.Way, "failed")
+		ch <- prometheus.MustNewConstMetric(noticeDropped, prometheus.CounterValue, float64(c.Dropped), c.Way)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cairn/notice"
 	"cairn/store"
 	"cairn/store/budget"
 )
@@ -22,7 +23,8 @@ func TestMetrics(t *testing.T) {
 	}
 	r := newRig(t)
 	r.store.counts = []store.JobCounts{{Kind: "repair", Done: 3, Failed: 2, Cancelled: 1, LastDone: time.Unix(1_700_000_000, 500_000_000)}, {Kind: "snapshot"}}
-	h, err := New(Config{Store: r.store, Token: testToken, Memory: func() []budget.State { return []budget.State{share.State()} }})
+	h, err := New(Config{Store: r.store, Token: testToken, Memory: func() []budget.State { return []budget.State{share.State()} },
+		Notices: func() []notice.Counts { return []notice.Counts{{Way: "url", Sent: 3, Failed: 2, Dropped: 1}} }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +49,7 @@ func TestMetrics(t *testing.T) {
 		`cairn_scrub_oldest_attested_timestamp_seconds 1.`, `cairn_scrub_oldest_verified_timestamp_seconds 1.`, `cairn_scrub_limit_seconds{depth="light"} 604800`,
 		`cairn_scrub_limit_seconds{depth="deep"} 2.592e+06`, `cairn_scrub_overdue{depth="light"} 0`, `cairn_scrub_overdue{depth="deep"} 1`,
 		`cairn_scrub_left{depth="deep"} 1`, `cairn_scrub_lost{depth="deep"} 0`,
+		`cairn_notice_messages_total{outcome="sent",way="url"} 3`, `cairn_notice_messages_total{outcome="failed",way="url"} 2`, `cairn_notices_dropped_total{way="url"} 1`,
 		"go_memstats_heap_inuse_bytes ", "process_open_fds ", "process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(a.body, "\n"+line) {

@@ -34,6 +34,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"cairn/id"
+	"cairn/notice"
 	"cairn/record"
 	"cairn/store"
 	"cairn/store/budget"
@@ -98,7 +99,9 @@ type Config struct {
 	// Replace makes a new node in the place of a lost one; nil: not offered.
 	Replace func(ctx context.Context, name string) (Replaced, error)
 	// Memory reads the gauges of the memory's shares, for /metrics; nil: none.
-	Memory  func() []budget.State
+	Memory func() []budget.State
+	// Notices counts the messages that went out, for /metrics; nil: none.
+	Notices func() []notice.Counts
 	Version string
 	// InFlight bounds the requests being answered; as many more wait a tenth of a
 	// second and get 503 then, the rest at once, but for health checks and metrics.

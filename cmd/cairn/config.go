@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -350,6 +351,18 @@ command. Secrets are never in it, and never printed here.`,
 	return cmd
 }
 
+// hideURL leaves of a URL what names its server: the rest may be a secret.
+func hideURL(text string) string {
+	if text == "" {
+		return ""
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return "(not shown)"
+	}
+	return u.Scheme + "://" + u.Host + "/..."
+}
+
 type settingInfo struct {
 	Section string `json:"section"`
 	Name    string `json:"name"`
@@ -381,6 +394,9 @@ func runConfig(cmd *cobra.Command, _ []string) error {
 			v, _ = cmd.Flags().GetInt(f.Name)
 		case "stringSlice":
 			v = f.Value.(pflag.SliceValue).GetSlice()
+		}
+		if f.Name == "notify-url" {
+			v = hideURL(f.Value.String())
 		}
 		if f.Name == "losses" && v == 0 {
 			v = "2 with five or more nodes, else 1"

@@ -29,6 +29,7 @@ import (
 	"cairn/index/kv"
 	"cairn/keys"
 	"cairn/node/vfs"
+	"cairn/notice"
 	"cairn/schedule"
 	"cairn/store"
 	"cairn/store/budget"
@@ -49,6 +50,10 @@ The server reads everything by itself: every shard within --scrub-light-within, 
 codes the parity again and opens every chunk; what is missing or damaged is made anew. It begins early enough for that,
 in a window of --scrub-window if there are any; what windows missed is made up for outside of them once it is overdue by a
 seventh. "cairn status" says how old the last such word is.
+
+What is found wrong (damage, loss, a node that is gone, no more writes or room, a scrub that is overdue) goes to
+--notify-command and --notify-url as well: at most a message a minute, tried again until it is delivered, without names of
+buckets and objects.
 
 With --tls-cert and --tls-key all is served over TLS (1.2 and later). The files are looked at every few seconds: a new
 pair is served from then on, one that cannot be served leaves the pair before in its place and is told of in the log.
@@ -80,6 +85,9 @@ therefore served on loopback only.`,
 	f.String("scrub-deep-within", schedule.FormatSpan(schedule.WithinDeep), "verify everything by itself, likewise; 0: never by itself")
 	f.String("scrub-window", "", `when that may run, such as "0 1 * * 1-5 for 5h; 0 0 * * 6 for 1d": five fields of a crontab, in the time zone of the server, and a length (default: any time)`)
 	f.String("scrub-max", "32MiB", "read at most so many bytes per second for that; a quarter of it while clients are served")
+	f.String("notify-command", "", "program, and its arguments with spaces between, that is told what is found wrong: JSON on its standard input; no shell")
+	f.String("notify-url", "", "URL that is told what is found wrong: JSON in a POST")
+	f.String("notify-secret-file", "", "file with what goes along to that URL, as Authorization: Bearer")
 	f.StringSlice("host", nil, "other names under which clients reach this server; several share a comma")
 	f.String("tls-cert", "", "file with the server's certificate and those that sign it (PEM): serve over TLS")
 	f.String("tls-key", "", "file with the key of that certificate (PEM)")
@@ -89,7 +97,8 @@ therefore served on loopback only.`,
 	f.Duration("drain", 7*time.Second, "how long requests that run may go on after a signal to stop")
 	f.Bool("log-json", false, "write the log as JSON")
 	f.Bool("json", false, "print what is printed as JSON, an object a line")
-	settings(f, serveSection, "data", "listen", "local-nodes", "losses", "key-file", "passphrase-file", "memory", "snapshot-every", "scrub-light-within", "scrub-deep-within", "scrub-window", "scrub-max", "host",
+	settings(f, serveSection, "data", "listen", "local-nodes", "losses", "key-file", "passphrase-file", "memory", "snapshot-every", "scrub-light-within", "scrub-deep-within", "scrub-window", "scrub-max",
+		"notify-command", "notify-url", "notify-secret-file", "host",
 		"tls-cert", "tls-key", "behind-proxy", "stale-reads", "drain", "log-json")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
@@ -150,6 +159,10 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		return &exitError{exitUsage, err}
 	}
 	tellPlan(plan, time.Now(), logger)
+	notifier, err := newNotifier(cmd, logger)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
 	if o.RecoveryCode, err = readCode(cmd); err != nil {
 		return &exitError{code: exitUsage, err: err}
 	}
@@ -213,6 +226,11 @@ func runServe(cmd *cobra.Command, _ []string) error {
 		<-watched
 		<-certWatched
 	}()
+	notified := make(chan struct{})
+	go func() { // ends when the store has closed
+		defer close(notified)
+		notifier.Run(context.Background(), dir.Cluster.String(), st.Listen, st.NodeStates, noticeGrace)
+	}()
 	connections := budget.NewShare("connections", sizes.Connections, len(listeners))
 	entrance := door.New(connections)
 	var replacing sync.Mutex
@@ -222,7 +240,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	}
 	stopping := make(chan struct{})
 	handler, err := rest.New(rest.Config{Store: st, Token: dir.Token, Hosts: hosts, First: loopback && !proxied, Version: version, Log: logger,
-		InFlight: entrance.Requests(), Listeners: entrance.Streams(), Stopping: stopping,
+		InFlight: entrance.Requests(), Listeners: entrance.Streams(), Stopping: stopping, Notices: notifier.Counts,
 		Memory: func() []budget.State {
 			// The index takes its share as a whole when it is opened.
 			index := budget.State{Name: "index", Limit: sizes.Index, Used: sizes.Index}
@@ -234,7 +252,9 @@ func runServe(cmd *cobra.Command, _ []string) error {
 			return replaceNode(ctx, st, dir, name, logger)
 		}})
 	if err != nil {
-		return errors.Join(err, st.Close(context.Background()))
+		err = errors.Join(err, st.Close(context.Background()))
+		<-notified
+		return err
 	}
 	srv := entrance.Server(handler)
 	srv.ErrorLog = log.New(quiet{logger}, "", 0)
@@ -294,6 +314,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	limit, cancel = context.WithTimeout(context.Background(), 2*time.Second+drain/4)
 	defer cancel()
 	err = errors.Join(lost, st.Close(limit))
+	<-notified
 	if failure := st.Failure(); failure != nil {
 		if badIndex(failure) {
 			if aside, aerr := dir.SetIndexAside(); aerr == nil {
@@ -354,6 +375,20 @@ type engineOptions struct {
 	stale         bool
 	scrub         schedule.Plan
 	scrubRate     uint64
+}
+
+// noticeGrace is how long a stop waits for the last notices.
+const noticeGrace = 3 * time.Second
+
+// newNotifier is who the flags say is told.
+func newNotifier(cmd *cobra.Command, logger *slog.Logger) (*notice.Notifier, error) {
+	f := cmd.Flags()
+	cfg := notice.Config{Log: logger}
+	text, _ := f.GetString("notify-command")
+	cfg.Command = strings.Fields(text)
+	cfg.URL, _ = f.GetString("notify-url")
+	cfg.SecretFile, _ = f.GetString("notify-secret-file")
+	return notice.New(cfg)
 }
 
 // scrubPlan is what the flags say of scrubs that begin by themselves.
