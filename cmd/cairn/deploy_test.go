@@ -96,35 +96,70 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// TestServiceUnit: systemd takes the unit without a complaint and finds it closed,
-// and the command in it is one there is.
-func TestServiceUnit(t *testing.T) {
+// TestServiceUnits: systemd takes the units without a complaint and finds the services
+// closed, and the commands in them are ones there are.
+func TestServiceUnits(t *testing.T) {
 	t.Parallel()
-	unit, err := os.ReadFile(filepath.Join("..", "..", "deploy", "systemd", "cairn.service"))
+	from, to := filepath.Join("..", "..", "deploy", "systemd"), t.TempDir()
+	start := regexp.MustCompile(`(?m)^ExecStart=(/usr/local/bin/(cairn .*))$`)
+	names, err := os.ReadDir(from)
 	if os.IsNotExist(err) {
-		t.Skip("there is no unit here")
+		t.Skip("there are no units here")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := regexp.MustCompile(`(?m)^ExecStart=(/usr/local/bin/(cairn .*))$`).FindSubmatch(unit)
-	if start == nil {
-		t.Fatalf("no ExecStart of cairn in\n%s", unit)
-	}
-	if err := unknownIn(string(start[2])); err != nil {
-		t.Error(err)
-	}
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
-	// It looks whether the program is there.
-	path := filepath.Join(t.TempDir(), "cairn.service")
-	if err := os.WriteFile(path, bytes.ReplaceAll(unit, []byte("/usr/local/bin/cairn"), []byte(cairnProgram(t))), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"verify", path}, {"security", "--offline=true", "--threshold=20", path}} { // 2.0 of 10
+	_, missing := exec.LookPath("systemd-analyze")
+	analyze := func(args ...string) {
+		t.Helper()
+		if missing != nil {
+			return
+		}
 		if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || args[0] == "verify" && len(out) > 0 {
 			t.Errorf("systemd-analyze %q: %v\n%s", args, err, out)
 		}
+	}
+	verify := []string{"verify"}
+	for _, name := range names {
+		unit, err := os.ReadFile(filepath.Join(from, name.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(to, name.Name())
+		verify = append(verify, path)
+		// It looks whether the program is there.
+		if err := os.WriteFile(path, bytes.ReplaceAll(unit, []byte("/usr/local/bin/cairn"), []byte(cairnProgram(t))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Ext(path) != ".service" {
+			continue
+		}
+		m := start.FindSubmatch(unit)
+		if m == nil {
+			t.Fatalf("no ExecStart of cairn in\n%s", unit)
+		}
+		if err := unknownIn(string(m[2])); err != nil {
+			t.Errorf("%s: %v", name.Name(), err)
+		}
+		analyze("security", "--offline=true", "--threshold=20", path) // 2.0 of 10
+	}
+	analyze(verify...)
+	if missing != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+}
+
+// TestCronJob: the command of the CronJob is one there is.
+func TestCronJob(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "kubernetes", "scrub.yaml"))
+	if os.IsNotExist(err) {
+		t.Skip("there is no CronJob here")
+	}
+	m := regexp.MustCompile(`(?m)^ +command: \["/(cairn", .*)\]$`).FindSubmatch(b)
+	if err != nil || m == nil {
+		t.Fatalf("no command in it, %v\n%s", err, b)
+	}
+	if err := unknownIn(strings.NewReplacer(`"`, "", ",", "").Replace(string(m[1]))); err != nil {
+		t.Error(err)
 	}
 }
