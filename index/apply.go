@@ -94,7 +94,9 @@ func (r *Round) adopt(p id.Pack, e *pack.Entry, own bool) error {
 	if !own {
 		r.moved[chunkKey{e.Realm, e.Chunk}] = struct{}{}
 	}
-	row.State = Live
+	if err := r.spare(&row); err != nil {
+		return err
+	}
 	if err := r.point(&row, p, *e); err != nil {
 		return err
 	}
@@ -174,6 +176,14 @@ func (r *Round) apply(rec record.Record) error {
 		return r.applyPieceDrop(rec)
 	case *record.Lost:
 		return r.applyLost(rec)
+	case *record.Condemn:
+		return r.applyCondemn(rec)
+	case *record.Remove:
+		return r.applyRemove(rec)
+	case *record.Move:
+		return r.applyMove(rec)
+	case *record.Drop:
+		return r.applyDrop(rec)
 	}
 	return fmt.Errorf("%w: %T", ErrUnknownRecord, rec)
 }
@@ -185,18 +195,7 @@ func (r *Round) applyAdopt(a *record.Adopt) error {
 	if err := checkAdopt(a); err != nil {
 		return err
 	}
-	if a.Pack == r.pack {
-		return fmt.Errorf("%w: a log pack adopts itself", ErrRecord)
-	}
-	switch _, err := r.packPlace(a.Pack); {
-	case err == nil: // in a rebuild it is passed over: that is done
-		return r.mismatch("pack %v is in the index already", a.Pack)
-	case !errors.Is(err, ErrNotFound):
-		return err
-	}
-	r.keep(&usageRow{pack: a.Pack})
-	row := PackRow{Kind: pack.Data, K: a.K, M: a.M, Slice: a.Slice, Size: a.Size, Body: a.Body, Writer: a.Writer, Counter: a.Counter, Shards: a.Shards}
-	if err := r.addPack(a.Pack, &row); err != nil {
+	if taken, err := r.addData(a); taken || err != nil {
 		return err
 	}
 	for i := range a.Entries {
@@ -205,6 +204,23 @@ func (r *Round) applyAdopt(a *record.Adopt) error {
 		}
 	}
 	return nil
+}
+
+// addData writes the row of a new data pack. taken: the index has the pack, and in a
+// rebuild what brings it again is passed over.
+func (r *Round) addData(a *record.Adopt) (taken bool, err error) {
+	if a.Pack == r.pack {
+		return false, fmt.Errorf("%w: a log pack adopts itself", ErrRecord)
+	}
+	switch _, err := r.packPlace(a.Pack); {
+	case err == nil:
+		return true, r.mismatch("pack %v is in the index already", a.Pack)
+	case !errors.Is(err, ErrNotFound):
+		return false, err
+	}
+	r.keep(&usageRow{pack: a.Pack})
+	row := PackRow{Kind: pack.Data, K: a.K, M: a.M, Slice: a.Slice, Size: a.Size, Body: a.Body, Writer: a.Writer, Counter: a.Counter, Shards: a.Shards}
+	return false, r.addPack(a.Pack, &row)
 }
 
 // applyLost marks chunks of a pack as damaged. Their rows stay where they point:
@@ -339,8 +355,10 @@ func (r *Round) gain(realm id.Realm, c id.Chunk, before uint64) error {
 	}
 	row.Refs++
 	if row.State == Condemned {
-		row.State = Live
 		r.moved[chunkKey{realm, c}] = struct{}{}
+		if err := r.spare(&row); err != nil {
+			return err
+		}
 	}
 	return r.putChunk(&row)
 }

@@ -86,7 +86,7 @@ func (x *Index) Recount(ctx context.Context) (changed int, err error) {
 	defer f.discard()
 	var out Report
 	// The sums need the right counts, so they are made in a view of their own.
-	for _, step := range []func(*audit) error{(*audit).counts, (*audit).sums} {
+	for _, step := range []func(*audit) error{(*audit).counts, (*audit).condemnations, (*audit).sums} {
 		err := x.db.View(func(s *kv.Snapshot) error {
 			return step(&audit{ctx: ctx, r: x.reader(s), out: &out, fix: &f, atOnce: countedAtOnce})
 		})
@@ -111,13 +111,24 @@ type fixer struct {
 	rows int
 }
 
-func (f *fixer) put(key, value []byte) (err error) {
+func (f *fixer) put(key, value []byte) error {
+	return f.change(func(tx *kv.Tx) error { return tx.Put(key, value) })
+}
+
+func (f *fixer) remove(key []byte) error {
+	return f.change(func(tx *kv.Tx) error {
+		_, err := tx.Delete(key)
+		return err
+	})
+}
+
+func (f *fixer) change(fn func(*kv.Tx) error) (err error) {
 	if f.tx == nil {
 		if f.tx, err = f.db.Begin(f.ctx); err != nil {
 			return err
 		}
 	}
-	if err := f.tx.Put(key, value); err != nil {
+	if err := fn(f.tx); err != nil {
 		return err
 	}
 	f.rows++
@@ -156,6 +167,8 @@ type audit struct {
 	totals Totals // as they should be
 	lists  uint64 // list chunks
 	pieces uint64 // of snapshots
+	// condemned counts the chunks whose state says so.
+	condemned uint64
 }
 
 func (a *audit) find(format string, args ...any) {
@@ -201,7 +214,46 @@ func (a *audit) run() error {
 	if err := a.counts(); err != nil {
 		return err
 	}
+	if err := a.condemnations(); err != nil {
+		return err
+	}
 	return a.sums()
+}
+
+// condemnations compares the chunks that are condemned with what is said of when.
+func (a *audit) condemnations() error {
+	var found uint64
+	err := a.r.EachCondemned(func(c Condemnation) error {
+		if err := a.tick(); err != nil {
+			return err
+		}
+		a.rows++
+		row, err := a.r.Chunk(c.Realm, c.Chunk)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			a.find("a chunk is condemned that is not there")
+		case err != nil:
+			return err
+		case row.State == Live || row.Refs > 0:
+			if a.fix != nil {
+				if row.State == Condemned {
+					row.State = Live
+					if err := a.fix.put(a.r.keys.chunk(nil, c.Realm, &c.Chunk), row.append(nil)); err != nil {
+						return err
+					}
+				}
+				return a.fix.remove(a.r.keys.condemned(nil, c.Realm, &c.Chunk))
+			}
+			a.find("a %v chunk with %d edges is condemned", row.State, row.Refs)
+		case row.State == Condemned:
+			found++
+		}
+		return nil
+	})
+	if err == nil && a.fix == nil && found != a.condemned {
+		a.find("%d chunks are condemned, of %d it is said since when", a.condemned, found)
+	}
+	return err
 }
 
 func (a *audit) head() error {
@@ -346,8 +398,8 @@ func (a *audit) counts() error {
 			e.stored = row.Refs
 			part = append(part, e)
 			a.rows++
-			if row.State == Condemned && row.Refs > 0 {
-				a.find("a condemned chunk with %d edges", row.Refs)
+			if row.State == Condemned {
+				a.condemned++
 			}
 			if uint8(row.Kind) == kindList {
 				a.lists++

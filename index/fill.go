@@ -85,6 +85,36 @@ func (r *Round) Fill(rec record.Record) (err error) {
 			return err
 		}
 		rec.Old = b.Settings
+	case *record.Remove:
+		return r.fillRemove(rec)
+	}
+	return nil
+}
+
+// fillRemove sets the counts of what lists give up.
+func (r *Round) fillRemove(rec *record.Remove) error {
+	e := edges{r, rec.In, make(map[id.Chunk]uint64)}
+	for i := range rec.Chunks {
+		rm := &rec.Chunks[i]
+		rm.Before = nil
+		row, err := r.reader.Chunk(rec.In, rm.Chunk)
+		if err != nil {
+			return fmt.Errorf("a chunk that is removed: %w", err)
+		}
+		if uint8(row.Kind) != kindList {
+			continue
+		}
+		children, err := r.reader.Children(rec.In, rm.Chunk)
+		if err != nil {
+			return fmt.Errorf("the children of a list that is removed: %w", err)
+		}
+		for _, c := range children {
+			n, err := e.step(c, ^uint64(0))
+			if err != nil {
+				return err
+			}
+			rm.Before = append(rm.Before, n)
+		}
 	}
 	return nil
 }

@@ -25,7 +25,8 @@ const (
 	tableSnapshot   = 12
 	tablePiece      = 13
 	tableLoading    = 14 // of this copy of the index alone: never exported
-	tableEnd        = 15
+	tableCondemned  = 15
+	tableEnd        = 16
 )
 
 // Parts of the node set.
@@ -106,6 +107,10 @@ func (k keyspace) chunk(b []byte, r id.Realm, c *id.Chunk) []byte {
 
 func (k keyspace) children(b []byte, r id.Realm, c *id.Chunk) []byte {
 	return append(appendOrdered(k.table(b, tableChildren), uint64(r)), c[:]...)
+}
+
+func (k keyspace) condemned(b []byte, r id.Realm, c *id.Chunk) []byte {
+	return append(appendOrdered(k.table(b, tableCondemned), uint64(r)), c[:]...)
 }
 
 func (k keyspace) pack(b []byte, p *id.Pack, part byte) []byte {

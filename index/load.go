@@ -402,7 +402,7 @@ func (l *loader) row(ctx context.Context) (err error) {
 		return err
 	}
 	rest, ours := bytes.CutPrefix(l.key, l.x.keys.log)
-	if !ours || len(rest) == 0 || rest[0] == 0 || rest[0] >= tableLoading {
+	if !ours || len(rest) == 0 || rest[0] == 0 || rest[0] == tableLoading || rest[0] >= tableEnd {
 		return l.damaged("a row of no table")
 	}
 	if l.last != nil && bytes.Compare(l.key, l.last) <= 0 {

@@ -49,6 +49,7 @@ type mChunk struct {
 	off   uint32
 	state State
 	list  bool
+	since uint64 // it is condemned since then
 }
 
 type mPack struct {
@@ -144,6 +145,10 @@ func (m *model) compareRows(r Reader) (want Totals, err error) {
 		e := ChunkRow{Entry: testEntry(c, mc.list, mc.off), Pack: mc.pack, Refs: refs[c], State: mc.state}
 		if row != e {
 			return want, bad(fmt.Sprintf("chunk %d", c), row, e)
+		}
+		since, err := r.Condemned(id.Main, testChunk(c))
+		if (err == nil) != (mc.since > 0) || err == nil && since != (Condemnation{id.Main, testChunk(c), mc.since, int64(mc.since)}) {
+			return want, bad(fmt.Sprintf("condemned, chunk %d: %v", c, err), since, mc.since)
 		}
 		want.Chunks++
 		want.UniqueBytes += uint64(e.PlainLen)
@@ -254,30 +259,6 @@ func (m *model) compareSums(r Reader, want Totals) error {
 
 const maxChunk = 24
 
-// event is a link, or a change that no record of today makes.
-type event struct {
-	link  *Link
-	plant func(x *Index) error
-}
-
-// plant changes a chunk's state behind the log, as collection will.
-func plant(x *Index, c uint64, s State) error {
-	tx, err := x.db.Begin(context.Background())
-	if err != nil {
-		return err
-	}
-	defer tx.Discard()
-	row, err := x.reader(tx).Chunk(id.Main, testChunk(c))
-	if err != nil {
-		return err
-	}
-	row.State = s
-	if err := tx.Put(x.keys.chunk(nil, id.Main, &row.Chunk), row.append(nil)); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
 func (m *model) clone() *model {
 	n := newModel()
 	n.next, n.nodes, n.head = m.next, m.nodes, m.head
@@ -313,8 +294,8 @@ type machine struct {
 	replica *Index
 	m       *model
 	c       chain
-	history []event
-	saved   []*memkv.Engine // saved[i]: before event i
+	history []*Link
+	saved   []*memkv.Engine // saved[i]: before link i
 	carried []Carried       // what the head carries, if it is a begin pack
 	payload uint32          // of the head
 	packs   uint64          // data packs made
@@ -344,7 +325,7 @@ func (o *op) referable(but uint64) (out []uint64) {
 func (o *op) gain(cs []uint64) {
 	for _, c := range cs {
 		if mc := o.m.chunks[c]; mc.state == Condemned {
-			mc.state = Live
+			mc.state, mc.since = Live, 0
 		}
 	}
 }
@@ -611,6 +592,109 @@ func (o *op) lost() {
 	}
 }
 
+// chosen draws some of the chunks that want is true of, each once.
+func (o *op) chosen(want func(c uint64, mc *mChunk) bool) (out []uint64) {
+	for c := uint64(1); c <= maxChunk; c++ {
+		if mc := o.m.chunks[c]; mc != nil && want(c, mc) && rapid.IntRange(0, 2).Draw(o.t, "chosen") > 0 {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// condemn condemns chunks without edges.
+func (o *op) condemn() {
+	refs := o.m.refs()
+	rec := &record.Condemn{In: id.Main, Time: int64(o.link.Header.Seq)}
+	for _, c := range o.chosen(func(c uint64, mc *mChunk) bool { return refs[c] == 0 && mc.since == 0 }) {
+		rec.Chunks = append(rec.Chunks, testChunk(c))
+		mc := o.m.chunks[c]
+		if mc.since = o.link.Header.Seq; mc.state == Live {
+			mc.state = Condemned
+		}
+	}
+	if len(rec.Chunks) > 0 {
+		o.b.apply(rec)
+	}
+}
+
+// remove removes chunks that are condemned, in this round or before.
+func (o *op) remove() {
+	rec := &record.Remove{In: id.Main}
+	for _, c := range o.chosen(func(_ uint64, mc *mChunk) bool { return mc.since > 0 }) {
+		rec.Chunks = append(rec.Chunks, record.Removed{Chunk: testChunk(c), Since: o.m.chunks[c].since})
+		delete(o.m.chunks, c)
+		delete(o.m.children, c)
+	}
+	if len(rec.Chunks) > 0 {
+		o.b.apply(rec)
+	}
+}
+
+// move writes chunks of several packs into a new one, and some that are dead in it.
+func (o *op) move() {
+	cs := o.chosen(func(uint64, *mChunk) bool { return true })
+	if len(cs) == 0 {
+		return
+	}
+	o.s.packs++
+	m := &record.Move{In: id.Main, Pack: testPack(o.s.packs), K: 2, M: 1, Slice: 1 << 20, Size: 1<<20 + 999, Body: 999, Writer: id.Writer{3}, Counter: o.s.packs, Shards: testPlaces(3)}
+	mp := &mPack{size: 1<<20 + 999, shards: 3, parity: 1, places: 3}
+	o.m.packs[m.Pack] = mp
+	var off uint32
+	for _, c := range cs {
+		mc := o.m.chunks[c]
+		e := testEntry(c, mc.list, off)
+		off += e.SealedLen
+		mp.payload += uint64(e.SealedLen)
+		m.Entries = append(m.Entries, e)
+		if rapid.IntRange(0, 4).Draw(o.t, "dead") == 0 {
+			m.From = append(m.From, 0)
+			continue
+		}
+		i := slices.Index(m.Sources, mc.pack)
+		if i < 0 {
+			i = len(m.Sources)
+			m.Sources = append(m.Sources, mc.pack)
+		}
+		m.From = append(m.From, uint32(i+1))
+		if mc.pack, mc.off = m.Pack, e.Offset; mc.state == Damaged {
+			mc.state, mc.since = Live, 0
+		}
+	}
+	o.b.apply(m)
+}
+
+// drop drops data packs without residents. There are no snapshots: no log pack goes.
+func (o *op) drop() {
+	held := map[id.Pack]bool{}
+	for _, mc := range o.m.chunks {
+		held[mc.pack] = true
+	}
+	rec := &record.Drop{}
+	for p, mp := range o.m.packs {
+		if p == o.link.Header.Pack {
+			continue
+		}
+		free, err := o.b.r.Vacant(p)
+		if err != nil || free == held[p] {
+			o.t.Fatalf("pack %v is vacant: %v, %v", p, free, err)
+		}
+		if mp.seq == 0 && free {
+			rec.Packs = append(rec.Packs, p)
+		}
+	}
+	if len(rec.Packs) == 0 {
+		return
+	}
+	slices.SortFunc(rec.Packs, func(a, b id.Pack) int { return bytes.Compare(a[:], b[:]) })
+	rec.Packs = rec.Packs[:rapid.IntRange(1, len(rec.Packs)).Draw(o.t, "packs")]
+	for _, p := range rec.Packs {
+		delete(o.m.packs, p)
+	}
+	o.b.apply(rec)
+}
+
 // link makes one log pack, or gives one up.
 func (s *machine) link(t *rapid.T) {
 	begin := s.c.seq == 0 || rapid.IntRange(0, 5).Draw(t, "begin") == 0
@@ -641,8 +725,10 @@ func (s *machine) link(t *rapid.T) {
 	ops := map[string]func(){
 		"entry": o.entry, "adopt": o.adopt, "put": o.put, "delete": o.delete, "purge": o.purge, "bucket create": o.bucketCreate,
 		"bucket set": o.bucketSet, "bucket delete": o.bucketDelete, "nodes": o.setNodes, "reshard": o.reshard, "lost": o.lost,
+		"condemn": o.condemn, "remove": o.remove, "move": o.move, "drop": o.drop,
 	}
-	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard", "lost"}
+	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard", "lost",
+		"condemn", "condemn", "remove", "remove", "move", "drop"}
 	for range rapid.IntRange(0, 8).Draw(t, "ops") {
 		ops[rapid.SampledFrom(names).Draw(t, "op")]()
 		if rapid.IntRange(0, 3).Draw(t, "look") == 0 {
@@ -686,47 +772,18 @@ func (s *machine) link(t *rapid.T) {
 	}
 	s.carried, s.payload = carried, b.off
 	s.m.head = Head{Seq: l.Header.Seq, Pack: l.Header.Pack, Epoch: l.Header.Epoch, Attempt: 1, Time: l.Time}
-	s.happened(t, event{link: &l})
+	s.happened(t, &l)
 }
 
 // save keeps the state before the next event.
 func (s *machine) save() { s.saved = append(s.saved, s.engine.Clone()) }
 
 // happened gives the replica what happened.
-func (s *machine) happened(t *rapid.T, e event) {
-	s.history = append(s.history, e)
-	if err := e.apply(s.replica); err != nil {
+func (s *machine) happened(t *rapid.T, l *Link) {
+	s.history = append(s.history, l)
+	if err := s.replica.Apply(*l, Strict); err != nil {
 		t.Fatalf("replica: %v", err)
 	}
-}
-
-func (e event) apply(x *Index) error {
-	if e.plant != nil {
-		return e.plant(x)
-	}
-	return x.Apply(*e.link, Strict)
-}
-
-func (s *machine) plant(t *rapid.T) {
-	c := rapid.Uint64Range(1, maxChunk).Draw(t, "chunk")
-	mc := s.m.chunks[c]
-	if mc == nil {
-		return
-	}
-	state := Damaged
-	if s.m.refs()[c] == 0 && rapid.Bool().Draw(t, "condemned") {
-		state = Condemned
-	}
-	if mc.state == state {
-		return
-	}
-	mc.state = state
-	s.save()
-	e := event{plant: func(x *Index) error { return plant(x, c, state) }}
-	if err := e.plant(s.x); err != nil {
-		t.Fatal(err)
-	}
-	s.happened(t, e)
 }
 
 // replay applies what happened since some earlier state to that state.
@@ -736,13 +793,13 @@ func (s *machine) replay(t *rapid.T) {
 	}
 	at := rapid.IntRange(0, len(s.saved)-1).Draw(t, "from")
 	x := openOn(t, s.saved[at].Clone())
-	for _, e := range s.history[at:] {
-		if err := e.apply(x); err != nil {
+	for _, l := range s.history[at:] {
+		if err := x.Apply(*l, Strict); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !bytes.Equal(export(t, x), export(t, s.x)) {
-		t.Fatalf("replayed from event %d of %d, the rows are others", at, len(s.history))
+		t.Fatalf("replayed from link %d of %d, the rows are others", at, len(s.history))
 	}
 }
 
@@ -761,8 +818,8 @@ func (s *machine) crash(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range s.history[commits:] {
-		if err := e.apply(s.x); err != nil {
+	for _, l := range s.history[commits:] {
+		if err := s.x.Apply(*l, Strict); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -803,7 +860,7 @@ func TestModel(t *testing.T) {
 			s := &machine{engine: memkv.New(memkv.Options{}), replica: newIndex(t), m: newModel()}
 			s.x = openOn(t, s.engine)
 			t.Repeat(map[string]func(*rapid.T){
-				"link": s.link, "link again": s.link, "plant": s.plant, "replay": s.replay, "crash": s.crash, "": s.check,
+				"link": s.link, "link again": s.link, "replay": s.replay, "crash": s.crash, "": s.check,
 			})
 		})
 	}

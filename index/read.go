@@ -41,6 +41,12 @@ type Reader interface {
 	// Children lists what a list chunk counts, in the list's order.
 	Children(r id.Realm, list id.Chunk) ([]id.Chunk, error)
 
+	// Condemned says since when a chunk is condemned; [ErrNotFound] when it is not.
+	Condemned(r id.Realm, c id.Chunk) (Condemnation, error)
+	// EachCondemned hands all chunks that are condemned to fn, by realm and ID. An
+	// error of fn ends it and is returned.
+	EachCondemned(fn func(Condemnation) error) error
+
 	Pack(p id.Pack) (PackRow, error)
 	// EachPack hands all packs to fn in the order of their IDs. An error of fn
 	// ends it and is returned.
@@ -302,6 +308,33 @@ func (r *reader) Children(realm id.Realm, list id.Chunk) ([]id.Chunk, error) {
 		return nil, err
 	}
 	return parseChildren(v)
+}
+
+// Condemned implements [Reader].
+func (r *reader) Condemned(realm id.Realm, c id.Chunk) (Condemnation, error) {
+	out := Condemnation{Realm: realm, Chunk: c}
+	r.key = r.keys.condemned(r.key[:0], realm, &c)
+	v, err := r.get()
+	if err == nil {
+		err = out.parse(v)
+	}
+	return out, err
+}
+
+// EachCondemned implements [Reader].
+func (r *reader) EachCondemned(fn func(Condemnation) error) error {
+	from := r.keys.table(nil, tableCondemned)
+	return r.kv.Scan(from, next(append([]byte(nil), from...)), false, func(k, v []byte) error {
+		realm, rest, ok := parseOrdered(k[len(from):])
+		if !ok || len(rest) != len(id.Chunk{}) || realm > max32 {
+			return damagedRow("condemned")
+		}
+		c := Condemnation{Realm: id.Realm(realm), Chunk: id.Chunk(rest)}
+		if err := c.parse(v); err != nil {
+			return err
+		}
+		return fn(c)
+	})
 }
 
 // Pack implements [Reader].

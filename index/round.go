@@ -397,16 +397,25 @@ func (r *Round) keep(u *usageRow) {
 	r.dirtyU = append(r.dirtyU, u)
 }
 
+// usageOf is the decoded usage of a pack.
+func (r *Round) usageOf(p id.Pack) (*usageRow, error) {
+	if u := r.usage[p]; u != nil {
+		return u, nil
+	}
+	got, err := r.reader.packUsage(p)
+	if err != nil {
+		return nil, err
+	}
+	u := &usageRow{PackUsage: got, pack: p}
+	r.usage[p] = u
+	return u, nil
+}
+
 // usageAdd changes a pack's usage, and the totals with it.
 func (r *Round) usageAdd(p id.Pack, payload, live, residents uint64) error {
-	u := r.usage[p]
-	if u == nil {
-		got, err := r.reader.packUsage(p)
-		if err != nil {
-			return err
-		}
-		u = &usageRow{PackUsage: got, pack: p}
-		r.usage[p] = u
+	u, err := r.usageOf(p)
+	if err != nil {
+		return err
 	}
 	if !u.dirty {
 		u.dirty = true

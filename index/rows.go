@@ -47,6 +47,15 @@ type ChunkRow struct {
 	State State
 }
 
+// Condemnation is a chunk that collection has found without edges and that nothing has
+// revived since. Its state is [Condemned], or [Damaged].
+type Condemnation struct {
+	Realm id.Realm
+	Chunk id.Chunk
+	Since uint64 // sequence of the log pack that condemned it
+	Time  int64  // of the log, Unix time in nanoseconds
+}
+
 // PackRow says where a pack's shards lie and what is in it.
 type PackRow struct {
 	Kind    pack.Kind
@@ -472,6 +481,22 @@ func parseResident(v []byte) (r id.Realm, c id.Chunk, err error) {
 		return 0, c, damagedRow("resident")
 	}
 	return r, c, nil
+}
+
+func (c *Condemnation) append(b []byte) []byte {
+	return appendInt(appendUint(appendArray(append(b, rowVersion), 2), c.Since), c.Time)
+}
+
+// parse leaves realm and chunk, which are the key's, to the caller.
+func (c *Condemnation) parse(v []byte) error {
+	d := open(v)
+	d.array(2)
+	c.Since = d.uint()
+	c.Time = d.int()
+	if !d.end() || c.Since == 0 {
+		return damagedRow("condemned")
+	}
+	return nil
 }
 
 // A list chunk's children stand back to back in one byte string.

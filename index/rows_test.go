@@ -35,6 +35,11 @@ var kinds = map[string]func(v []byte) ([]byte, error){
 	"bucket":   func(v []byte) ([]byte, error) { var r Bucket; err := r.parse(v); return r.append(nil), err },
 	"object":   func(v []byte) ([]byte, error) { var r Object; err := r.parse(v); return r.append(nil), err },
 	"resident": func(v []byte) ([]byte, error) { r, c, err := parseResident(v); return appendResident(nil, r, &c), err },
+	"condemned": func(v []byte) ([]byte, error) {
+		var r Condemnation
+		err := r.parse(v)
+		return r.append(nil), err
+	},
 	"children": func(v []byte) ([]byte, error) { cs, err := parseChildren(v); return appendChildren(nil, cs), err },
 	"nodes":    func(v []byte) ([]byte, error) { var r nodeSet; err := r.parse(v); return r.append(nil), err },
 	"member": func(v []byte) ([]byte, error) {
@@ -107,6 +112,7 @@ func samples() []sample {
 		{"piece", "piece", k.piece(nil, 300, 69999), appendPiece(nil, &p)},
 		{"loading", "loading", k.table(nil, tableLoading), (&loading{number: 300, root: p, pos: 1 << 33, rows: 70000}).append(nil)},
 		{"resident", "resident", k.resident(nil, &p, 1<<20), appendResident(nil, 1, &chunk)},
+		{"condemned", "condemned", k.condemned(nil, 1, &chunk), (&Condemnation{Since: 1 << 33, Time: 1790000000123456789}).append(nil)},
 	}
 }
 

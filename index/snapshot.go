@@ -269,18 +269,21 @@ func (r *Round) applyPieceDrop(d *record.PieceDrop) error {
 
 // removePack takes away the rows of a pack that nothing points into.
 func (r *Round) removePack(p id.Pack, row *PackRow) error {
-	if u := r.usage[p]; u != nil {
-		u.gone = true
-		delete(r.usage, p)
+	u, err := r.usageOf(p)
+	if err != nil {
+		return err
 	}
+	u.gone = true
+	delete(r.usage, p)
 	t := &r.totals
 	t.Packs--
+	t.PayloadBytes -= u.Payload
 	t.ShardBytes -= uint64(row.Size) * row.shards()
 	t.ParityBytes -= uint64(row.Size) * (row.shards() - uint64(row.K))
 	r.changed = true
 	if _, err := r.remove(r.keys.pack(r.key[:0], &p, packPlace)); err != nil {
 		return err
 	}
-	_, err := r.remove(r.keys.pack(r.key[:0], &p, packUsage))
+	_, err = r.remove(r.keys.pack(r.key[:0], &p, packUsage))
 	return err
 }

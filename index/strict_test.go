@@ -17,7 +17,23 @@ import (
 
 // seeded is an index with a little of everything: buckets 1 (plain) and 2
 // (versioned), chunks 1-5, data pack 7, key k with versions.
-func seeded(t testing.TB) (*Index, *chain, *memkv.Engine) {
+func seeded(t testing.TB) (*Index, *chain, *memkv.Engine) { return seededWith(t, nil) }
+
+// seededWaste is seeded, and something to collect: chunk 40 has no edge; 41 and the
+// list 31 are condemned; nothing lies in data pack 10.
+func seededWaste(t testing.TB) (*Index, *chain, *memkv.Engine) {
+	return seededWith(t, func(b *builder) {
+		for _, n := range []uint64{40, 41, 42} {
+			b.entry(n, false)
+		}
+		b.entry(31, true)
+		b.apply(&record.List{In: 1, Chunk: testChunk(31), Children: []id.Chunk{testChunk(42)}})
+		b.apply(&record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(41), testChunk(31)}, Time: 7})
+		b.apply(adoptOf(10))
+	})
+}
+
+func seededWith(t testing.TB, more func(b *builder)) (*Index, *chain, *memkv.Engine) {
 	e := memkv.New(memkv.Options{})
 	x := openOn(t, e)
 	c := new(chain)
@@ -36,6 +52,9 @@ func seeded(t testing.TB) (*Index, *chain, *memkv.Engine) {
 	build(t, x, c, false, func(b *builder) {
 		b.put(2, "k", 3, 3) // version 2/0
 		b.entry(5, false)
+		if more != nil {
+			more(b)
+		}
 	})
 	return x, c, e
 }
@@ -59,6 +78,13 @@ func TestMismatches(t *testing.T) {
 		a := adoptOf(8, 3, 6)
 		f(a)
 		return a
+	}
+	move := func(f func(*record.Move)) *record.Move {
+		a := adoptOf(8, 2, 3)
+		m := &record.Move{In: a.In, Pack: a.Pack, K: a.K, M: a.M, Slice: a.Slice, Size: a.Size, Body: a.Body, Writer: a.Writer, Counter: a.Counter, Shards: a.Shards, Entries: a.Entries,
+			Sources: []id.Pack{testPack(7)}, From: []uint32{1, 1}}
+		f(m)
+		return m
 	}
 	place := testPlaces(6)[2]
 	moved := place
@@ -151,10 +177,43 @@ func TestMismatches(t *testing.T) {
 		{"lost, beyond the bound", &record.Lost{Pack: testPack(7), Chunks: record.MaxLost + 1}, ErrRecord},
 		{"lost, itself", &record.Lost{Pack: testPack(1<<40 + 3), Chunks: 1}, ErrRecord},
 
+		{"condemn", &record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(40)}}, nil},
+		{"condemn, edges", &record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(1)}}, ErrDivergent},
+		{"condemn, twice", &record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(40), testChunk(40)}}, ErrDivergent},
+		{"condemn, what is condemned", &record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(41)}}, ErrDivergent},
+		{"condemn, chunk", &record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(99)}}, ErrDivergent},
+		{"condemn, realm", &record.Condemn{In: 2, Chunks: []id.Chunk{testChunk(40)}}, ErrDivergent},
+		{"condemn, nothing", &record.Condemn{In: 1}, ErrRecord},
+		{"condemn, beyond the bound", &record.Condemn{In: 1, Chunks: make([]id.Chunk, record.MaxCondemned+1)}, ErrRecord},
+		{"remove", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(41), Since: 2}}}, nil},
+		{"remove, since", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(41), Since: 1}}}, ErrDivergent},
+		{"remove, what is not condemned", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(40), Since: 2}}}, ErrDivergent},
+		{"remove, edges", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(1), Since: 2}}}, ErrDivergent},
+		{"remove, chunk", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(99), Since: 2}}}, ErrDivergent},
+		{"remove, children of no list", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(41), Since: 2, Before: []uint64{1}}}}, ErrDivergent},
+		{"remove, a list", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(31), Since: 2, Before: []uint64{1}}}}, nil},
+		{"remove, count of a child", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(31), Since: 2, Before: []uint64{2}}}}, ErrDivergent},
+		{"remove, counts", &record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(31), Since: 2}}}, ErrDivergent},
+		{"remove, nothing", &record.Remove{In: 1}, ErrRecord},
+		{"move", move(func(*record.Move) {}), nil},
+		{"move, a copy that is dead", move(func(m *record.Move) { m.From[0] = 0 }), nil},
+		{"move, from elsewhere", move(func(m *record.Move) { m.Sources[0] = testPack(10) }), ErrDivergent},
+		{"move, pack", move(func(m *record.Move) { m.Pack = testPack(7) }), ErrDivergent},
+		{"move, chunk", move(func(m *record.Move) { m.Entries[1].Chunk = testChunk(99) }), ErrDivergent},
+		{"move, source", move(func(m *record.Move) { m.From[0] = 2 }), ErrRecord},
+		{"move, sources", move(func(m *record.Move) { m.From = m.From[1:] }), ErrRecord},
+		{"move, places", move(func(m *record.Move) { m.Shards = m.Shards[1:] }), ErrRecord},
+		{"drop", &record.Drop{Packs: []id.Pack{testPack(10)}}, nil},
+		{"drop, chunks", &record.Drop{Packs: []id.Pack{testPack(7)}}, ErrDivergent},
+		{"drop, twice", &record.Drop{Packs: []id.Pack{testPack(10), testPack(10)}}, ErrDivergent},
+		{"drop, a log pack", &record.Drop{Packs: []id.Pack{testPack(1<<40 + 1)}}, ErrDivergent},
+		{"drop, itself", &record.Drop{Packs: []id.Pack{testPack(1<<40 + 3)}}, ErrDivergent},
+		{"drop, nothing", &record.Drop{}, ErrRecord},
+
 		{"a kind that is not known", &unknownRecord{}, ErrUnknownRecord},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			x, c, _ := seeded(t)
+			x, c, _ := seededWaste(t)
 			before := export(t, x)
 			l := c.next(false)
 			l.Records = []record.Record{test.rec}
@@ -229,17 +288,14 @@ func TestRoundAfterAnError(t *testing.T) {
 // TestEntries: an entry is refused when applying it before the records would
 // not be the same.
 func TestEntries(t *testing.T) {
-	x, c, _ := seeded(t)
-	if err := plant(x, 4, Condemned); err != nil {
-		t.Fatal(err)
-	}
+	x, c, _ := seededWaste(t)
 	for _, test := range []struct {
 		name string
 		want error
 		fn   func(r *Round) error
 	}{
 		{"live", ErrDivergent, func(r *Round) error { return r.AddEntry(testEntry(2, false, 0)) }},
-		{"condemned", nil, func(r *Round) error { return r.AddEntry(testEntry(4, false, 0)) }},
+		{"condemned", nil, func(r *Round) error { return r.AddEntry(testEntry(41, false, 0)) }},
 		{"twice", ErrDivergent, func(r *Round) error {
 			return errors.Join(r.AddEntry(testEntry(9, false, 0)), r.AddEntry(testEntry(9, false, 5000)))
 		}},
@@ -247,8 +303,19 @@ func TestEntries(t *testing.T) {
 			return errors.Join(r.Apply(adoptOf(8, 9)), r.AddEntry(testEntry(9, false, 0)))
 		}},
 		{"revived before", ErrRecord, func(r *Round) error {
-			p := &record.Put{In: 1, Bucket: 2, Key: []byte("n"), Manifest: manifestOf(4)}
-			return errors.Join(r.Fill(p), r.Apply(p), r.AddEntry(testEntry(4, false, 0)))
+			p := &record.Put{In: 1, Bucket: 2, Key: []byte("n"), Manifest: manifestOf(41)}
+			return errors.Join(r.Fill(p), r.Apply(p), r.AddEntry(testEntry(41, false, 0)))
+		}},
+		{"condemned before", ErrRecord, func(r *Round) error {
+			return errors.Join(r.Apply(&record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(40)}}), r.AddEntry(testEntry(40, false, 0)))
+		}},
+		{"removed before", ErrRecord, func(r *Round) error {
+			return errors.Join(r.Apply(&record.Remove{In: 1, Chunks: []record.Removed{{Chunk: testChunk(41), Since: 2}}}), r.AddEntry(testEntry(41, false, 0)))
+		}},
+		{"moved before", ErrRecord, func(r *Round) error {
+			m := &record.Move{In: 1, Pack: testPack(11), K: 4, M: 2, Slice: 4 << 20, Size: 4<<20 + 8192, Body: 8192, Writer: id.Writer{2}, Counter: 11, Shards: testPlaces(6),
+				Entries: []pack.Entry{testEntry(41, false, 0)}, Sources: []id.Pack{testPack(1<<40 + 2)}, From: []uint32{1}}
+			return errors.Join(r.Apply(m), r.AddEntry(testEntry(41, false, 0)))
 		}},
 		// What Commit would refuse too must be refused before the pack is sealed.
 		{"a place for the head", ErrDivergent, func(r *Round) error {
@@ -449,12 +516,17 @@ func TestCheckFindsRows(t *testing.T) {
 			h.Pack = *p(7)
 			return h.append(nil)
 		}), false},
+		{"a condemned chunk that is live", edit(keys.chunk(nil, 1, c(41)), chunk(func(r *ChunkRow) { r.State = Live })), true},
+		{"a condemned chunk, not said since when", edit(keys.condemned(nil, 1, c(41)), gone), false},
+		{"said to be condemned, and live", put(keys.condemned(nil, 1, c(40)), (&Condemnation{Since: 1}).append(nil)), true},
+		{"said to be condemned, with edges", put(keys.condemned(nil, 1, c(2)), (&Condemnation{Since: 1}).append(nil)), true},
+		{"said to be condemned, and not there", put(keys.condemned(nil, 1, c(99)), (&Condemnation{Since: 1}).append(nil)), false},
 		{"a row of no table", put(keys.table(nil, tableEnd), nil), false},
 		{"a row of another log", put(newKeyspace(1).table(nil, tableHead), (&Head{}).append(nil)), false},
 		{"a value with something behind", edit(keys.bucket(nil, 3), func(v []byte) []byte { return append(v, 0) }), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			x, _, _ := seeded(t)
+			x, _, _ := seededWaste(t)
 			if _, err := x.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}

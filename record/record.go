@@ -43,6 +43,9 @@ const (
 	MaxNodes      = 4096
 	MaxBatch      = 4 << 20 // bytes of an encoded batch
 	MaxLost       = 4096    // chunks that one record says are lost
+	MaxCondemned  = 1024    // chunks that one record condemns, or removes
+	MaxMoved      = 1024    // chunks that one record moves
+	MaxDropped    = 1024    // packs that one record drops
 )
 
 // Kind tells records apart. Numbers are never used again for something else.
@@ -63,8 +66,12 @@ const (
 	KindSnapshot     Kind = 12
 	KindPieceDrop    Kind = 13
 	KindLost         Kind = 14
+	KindCondemn      Kind = 15
+	KindRemove       Kind = 16
+	KindMove         Kind = 17
+	KindDrop         Kind = 18
 
-	lastKind = KindLost
+	lastKind = KindDrop
 )
 
 // Record is one of the pointer types below.
@@ -321,6 +328,60 @@ type Lost struct {
 	Chunks uint32  `cbor:"2,keyasint"`
 }
 
+// Condemn says that no edge leads to chunks any more: look-ups miss them from now
+// on. An edge, or an [Adopt] that brings one, revives it.
+type Condemn struct {
+	In     id.Realm   `cbor:"1,keyasint"`
+	Chunks []id.Chunk `cbor:"2,keyasint"`
+	Time   int64      `cbor:"3,keyasint"` // Unix time in nanoseconds, of the log
+}
+
+// Remove takes chunks away that were condemned and that nothing has revived since.
+type Remove struct {
+	In     id.Realm  `cbor:"1,keyasint"`
+	Chunks []Removed `cbor:"2,keyasint"`
+}
+
+// Removed names a chunk, and the sequence of the log pack that condemned it. Before
+// are the counts that a list's children had, in order; of other chunks it is empty.
+type Removed struct {
+	_      struct{} `cbor:",toarray"`
+	Chunk  id.Chunk
+	Since  uint64
+	Before []uint64
+}
+
+// Move makes a durable data pack part of the store that was written of chunks of
+// other packs. Sources are those packs; From says of each entry in which of them,
+// counted from 1, the chunk lay; 0: it lies elsewhere by now, or nowhere, and this copy
+// of it is dead bytes.
+type Move struct {
+	In      id.Realm  `cbor:"1,keyasint"` // as in Adopt, up to Body
+	Pack    id.Pack   `cbor:"2,keyasint"`
+	K       uint8     `cbor:"3,keyasint"`
+	M       uint8     `cbor:"4,keyasint"`
+	Slice   uint32    `cbor:"5,keyasint"`
+	Size    uint32    `cbor:"6,keyasint"`
+	Writer  id.Writer `cbor:"7,keyasint"`
+	Counter uint64    `cbor:"8,keyasint"`
+	Shards  []Place   `cbor:"9,keyasint"`
+	Entries Entries   `cbor:"10,keyasint"`
+	Body    uint32    `cbor:"11,keyasint"`
+	Sources []id.Pack `cbor:"12,keyasint"`
+	From    []uint32  `cbor:"13,keyasint"`
+}
+
+// Adopt is what the move says of its own pack. It shares memory with m.
+func (m *Move) Adopt() *Adopt {
+	return &Adopt{In: m.In, Pack: m.Pack, K: m.K, M: m.M, Slice: m.Slice, Size: m.Size, Body: m.Body, Writer: m.Writer, Counter: m.Counter, Shards: m.Shards, Entries: m.Entries}
+}
+
+// Drop removes packs into which no chunk points any more: data packs, and log packs that
+// the older of two snapshots stands behind. Their shards may be deleted once it is durable.
+type Drop struct {
+	Packs []id.Pack `cbor:"1,keyasint"`
+}
+
 func (*Adopt) Kind() Kind        { return KindAdopt }
 func (*List) Kind() Kind         { return KindList }
 func (*Put) Kind() Kind          { return KindPut }
@@ -335,6 +396,10 @@ func (*Piece) Kind() Kind        { return KindPiece }
 func (*Snapshot) Kind() Kind     { return KindSnapshot }
 func (*PieceDrop) Kind() Kind    { return KindPieceDrop }
 func (*Lost) Kind() Kind         { return KindLost }
+func (*Condemn) Kind() Kind      { return KindCondemn }
+func (*Remove) Kind() Kind       { return KindRemove }
+func (*Move) Kind() Kind         { return KindMove }
+func (*Drop) Kind() Kind         { return KindDrop }
 
 func (r *Adopt) Realm() id.Realm        { return r.In }
 func (r *List) Realm() id.Realm         { return r.In }
@@ -350,6 +415,10 @@ func (*Piece) Realm() id.Realm          { return 0 }
 func (*Snapshot) Realm() id.Realm       { return 0 }
 func (*PieceDrop) Realm() id.Realm      { return 0 }
 func (*Lost) Realm() id.Realm           { return 0 }
+func (r *Condemn) Realm() id.Realm      { return r.In }
+func (r *Remove) Realm() id.Realm       { return r.In }
+func (r *Move) Realm() id.Realm         { return r.In }
+func (*Drop) Realm() id.Realm           { return 0 }
 
 // blank returns a new record of a kind, nil when there is none.
 func blank(k Kind) Record {
@@ -382,6 +451,14 @@ func blank(k Kind) Record {
 		return new(PieceDrop)
 	case KindLost:
 		return new(Lost)
+	case KindCondemn:
+		return new(Condemn)
+	case KindRemove:
+		return new(Remove)
+	case KindMove:
+		return new(Move)
+	case KindDrop:
+		return new(Drop)
 	}
 	return nil
 }
@@ -433,10 +510,12 @@ func check(r Record) error {
 	var texts []string
 	switch r := r.(type) {
 	case *Adopt:
-		for _, e := range r.Entries {
-			if e.Realm != r.In {
-				return fmt.Errorf("%w: a chunk of realm %d in a record of realm %d", ErrSyntax, e.Realm, r.In)
-			}
+		if err := r.Entries.check(r.In); err != nil {
+			return err
+		}
+	case *Move:
+		if err := r.Entries.check(r.In); err != nil {
+			return err
 		}
 	case *Put:
 		texts = r.Attrs.texts(texts)
@@ -455,6 +534,23 @@ func check(r Record) error {
 		}
 	}
 	return checkText(texts)
+}
+
+// in sets the realm, which is not encoded.
+func (e Entries) in(realm id.Realm) {
+	for i := range e {
+		e[i].Realm = realm
+	}
+}
+
+// check refuses chunks of another realm.
+func (e Entries) check(in id.Realm) error {
+	for i := range e {
+		if e[i].Realm != in {
+			return fmt.Errorf("%w: a chunk of realm %d in a record of realm %d", ErrSyntax, e[i].Realm, in)
+		}
+	}
+	return nil
 }
 
 // texts appends all text in a to dst.
@@ -513,10 +609,11 @@ func Parse(realm id.Realm, b []byte) ([]Record, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: record %d of kind %d: %v", ErrSyntax, n, b[0], err)
 		}
-		if a, ok := r.(*Adopt); ok {
-			for i := range a.Entries {
-				a.Entries[i].Realm = a.In
-			}
+		switch r := r.(type) {
+		case *Adopt:
+			r.Entries.in(r.In)
+		case *Move:
+			r.Entries.in(r.In)
 		}
 		again, err := Append(nil, r)
 		if err != nil || string(again) != string(b[:len(b)-len(rest)]) {

@@ -134,6 +134,23 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 	KindLost: func(t *rapid.T, _ id.Realm) Record {
 		return &Lost{Pack: random[id.Pack](t, "pack"), Chunks: u32.Draw(t, "chunks")}
 	},
+	KindCondemn: func(t *rapid.T, in id.Realm) Record {
+		return &Condemn{In: in, Time: int64(u64.Draw(t, "time")), Chunks: list(t, "chunks", func() id.Chunk { return random[id.Chunk](t, "chunk") })}
+	},
+	KindRemove: func(t *rapid.T, in id.Realm) Record {
+		return &Remove{In: in, Chunks: list(t, "chunks", func() Removed {
+			return Removed{Chunk: random[id.Chunk](t, "chunk"), Since: u64.Draw(t, "since"), Before: counts(t)}
+		})}
+	},
+	KindMove: func(t *rapid.T, in id.Realm) Record {
+		return &Move{In: in, Pack: random[id.Pack](t, "pack"), K: u8.Draw(t, "k"), M: u8.Draw(t, "m"), Slice: u32.Draw(t, "slice"), Size: u32.Draw(t, "size"),
+			Writer: random[id.Writer](t, "writer"), Counter: u64.Draw(t, "counter"), Body: u32.Draw(t, "body"),
+			Shards: list(t, "shards", func() Place { return place(t) }), Entries: list(t, "entries", func() pack.Entry { return entry(t, in) }),
+			Sources: list(t, "sources", func() id.Pack { return random[id.Pack](t, "source") }), From: list(t, "from", func() uint32 { return u32.Draw(t, "of") })}
+	},
+	KindDrop: func(t *rapid.T, _ id.Realm) Record {
+		return &Drop{Packs: list(t, "packs", func() id.Pack { return random[id.Pack](t, "pack") })}
+	},
 	KindReshard: func(t *rapid.T, _ id.Realm) Record {
 		return &Reshard{Pack: random[id.Pack](t, "pack"), Index: u8.Draw(t, "index"), Old: place(t), New: place(t)}
 	},
@@ -253,6 +270,11 @@ func fixtures() []Record {
 			Logged: 1 << 34, Before: 200, BeforeSeq: 207, BeforePack: id.Pack{7}},
 		&PieceDrop{Number: 100, Piece: 1, Pack: id.Pack{1}},
 		&Lost{Pack: id.Pack{1}, Chunks: 300},
+		&Condemn{In: 1, Chunks: []id.Chunk{{9}, {8}}, Time: 1790000000123456789},
+		&Remove{In: 1, Chunks: []Removed{{Chunk: id.Chunk{9}, Since: 81}, {Chunk: id.Chunk{3}, Since: 300, Before: []uint64{1, 1 << 33}}}},
+		&Move{In: 1, Pack: id.Pack{1}, K: 2, M: 1, Slice: 1 << 20, Size: 1<<20 + 8192, Writer: id.Writer{2}, Counter: 300, Shards: []Place{at(1, 0), at(2, 1), at(3, 2)}, Entries: []pack.Entry{e}, Body: 8192,
+			Sources: []id.Pack{{4}}, From: []uint32{1}},
+		&Drop{Packs: []id.Pack{{4}, {5}}},
 	}
 }
 
