@@ -68,10 +68,14 @@ func (r *Round) applyRemove(rm *record.Remove) error {
 	if len(rm.Chunks) == 0 || len(rm.Chunks) > record.MaxCondemned {
 		return fmt.Errorf("%w: %d chunks are removed", ErrRecord, len(rm.Chunks))
 	}
+	edges := 0
 	for i := range rm.Chunks {
-		if len(rm.Chunks[i].Before) > manifest.MaxChildren {
-			return fmt.Errorf("%w: a chunk with %d children is removed", ErrRecord, len(rm.Chunks[i].Before))
-		}
+		edges += len(rm.Chunks[i].Before)
+	}
+	if edges > manifest.MaxChildren {
+		return fmt.Errorf("%w: chunks with %d children are removed", ErrRecord, edges)
+	}
+	for i := range rm.Chunks {
 		if err := r.removeChunk(rm.In, &rm.Chunks[i]); err != nil {
 			return err
 		}
@@ -92,9 +96,9 @@ func (r *Round) removeChunk(realm id.Realm, rm *record.Removed) error {
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return err
 	case c.Since != rm.Since || row.Refs > 0:
-		if err := r.mismatch("a chunk with %d edges, condemned at %d, is removed; the record names %d", row.Refs, c.Since, rm.Since); err != nil {
-			return err
-		}
+		// In a rebuild it stays, and so does its pack: what still refers to it finds out
+		// when it is read, and the rebuild comes to its end.
+		return r.mismatch("a chunk with %d edges, condemned at %d, is removed; the record names %d", row.Refs, c.Since, rm.Since)
 	}
 	k := chunkKey{realm, rm.Chunk}
 	r.moved[k] = struct{}{}
@@ -108,11 +112,7 @@ func (r *Round) removeChunk(realm id.Realm, rm *record.Removed) error {
 	if !had {
 		return fmt.Errorf("%w: a chunk row without its resident", ErrDamaged)
 	}
-	var live uint64
-	if row.Refs > 0 {
-		live = uint64(row.SealedLen)
-	}
-	if err := r.usageAdd(row.Pack, 0, -live, ^uint64(0)); err != nil {
+	if err := r.usageAdd(row.Pack, 0, 0, ^uint64(0)); err != nil {
 		return err
 	}
 	r.totals.Chunks--
@@ -135,7 +135,7 @@ func (r *Round) removeChunk(realm id.Realm, rm *record.Removed) error {
 func (r *Round) removeList(realm id.Realm, rm *record.Removed) error {
 	children, err := r.reader.Children(realm, rm.Chunk)
 	if errors.Is(err, ErrNotFound) {
-		return fmt.Errorf("%w: a list without its children", ErrDamaged)
+		return r.mismatch("a list without its children")
 	}
 	if err != nil {
 		return err

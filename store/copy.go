@@ -80,6 +80,8 @@ func (s *Store) copy(ctx context.Context, from, to Name, opt CopyOptions, move b
 		before *index.Object
 		realm  id.Realm
 	)
+	t := s.transfer()
+	defer t.end()
 	if err := s.view(func(r index.Reader) error {
 		if in, err := bucketOf(r, from.Bucket); err == nil {
 			realm = in.Realm

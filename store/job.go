@@ -25,6 +25,7 @@ const (
 	JobCheckIndex = "check-index"
 	JobSnapshot   = "snapshot"
 	JobScrub      = "scrub"
+	JobCollect    = "gc"
 )
 
 // States of a run. All but the first are final.
@@ -94,10 +95,16 @@ type Job struct {
 // Stopped says that the run ended because the server stopped.
 func (j Job) Stopped() bool { return j.State == JobFailed && j.Error == errJobStopped.Error() }
 
-// JobOptions are what a run of [JobScrub] may be told; other kinds take none.
+// JobOptions are what a run of [JobScrub] or [JobCollect] may be told; other kinds take
+// none.
 type JobOptions struct {
-	Deep bool   // put packs together, code parity again, open chunks
-	Rate uint64 // bytes per second at the most; 0: as in [ScrubRate]
+	Deep bool // of a scrub: put packs together, code parity again, open chunks
+	Now  bool // of a collection: without grace, and thoroughly
+	// Purge, of a collection: deleted objects in buckets without versioning at once,
+	// which cannot be brought back then.
+	Purge  bool
+	DryRun bool   // change nothing, and say what there is to do
+	Rate   uint64 // bytes per second at the most; 0: as in [ScrubRate], [CollectRate]
 }
 
 // JobFilter chooses runs.
@@ -160,6 +167,7 @@ func (s *Store) initJobs() {
 		JobCheckIndex: {run: s.runCheck},
 		JobSnapshot:   {run: s.runSnapshot},
 		JobScrub:      {run: s.runScrub},
+		JobCollect:    {run: s.runCollect, silent: true},
 	}
 	s.jobs.running, s.jobs.counts, s.jobs.wantSave = map[string]*run{}, map[string]*JobCounts{}, make(chan struct{}, 1)
 	s.jobs.saving = make(chan struct{}, 1)
@@ -189,8 +197,8 @@ func (s *Store) beginJob(parent context.Context, kind, trigger string, opt JobOp
 	if !ok {
 		return nil, nil, fmt.Errorf("%w: no kind of job is called %.40q; there are %s", ErrInvalid, kind, strings.Join(s.JobKinds(), ", "))
 	}
-	if opt != (JobOptions{}) && kind != JobScrub {
-		return nil, nil, fmt.Errorf("%w: only %s is told how deep and how fast", ErrInvalid, JobScrub)
+	if opt.Deep && kind != JobScrub || (opt.Now || opt.Purge || opt.DryRun) && kind != JobCollect || opt.Rate > 0 && kind != JobScrub && kind != JobCollect {
+		return nil, nil, fmt.Errorf("%w: a job of kind %s is told nothing like that", ErrInvalid, kind)
 	}
 	if js.stopped {
 		return nil, nil, ErrClosed

@@ -541,7 +541,7 @@ func TestLossIsRepairedByAJob(t *testing.T) {
 	did := repairs()
 	r.close()
 	r.open()
-	for r.st.JobCounts()[1].Done == 0 { // that of the start
+	for counts := r.st.JobCounts(); counts[slices.IndexFunc(counts, func(c JobCounts) bool { return c.Kind == JobRepair })].Done == 0; counts = r.st.JobCounts() { // that of the start
 		time.Sleep(time.Millisecond)
 	}
 	if n := repairs(); n != did {

@@ -256,14 +256,14 @@ func (s *Store) takesData() error {
 }
 
 // newStream begins a body that is stored as bucket b says. The caller calls
-// giveBack when its submission has its answer.
+// giveBack when its submission has its answer: until then it is a transfer.
 func (s *Store) newStream(ctx context.Context, b index.Bucket) (*stream, error) {
 	realm, err := s.realm(b.Realm)
 	if err != nil {
 		return nil, err
 	}
 	st := &stream{s: s, ctx: ctx, bucket: b, realm: realm, k: s.width(b.Settings), comp: b.Settings.Compression != "off",
-		sub: &submission{ctx: context.WithoutCancel(ctx), client: true}, packs: map[*openPack]bool{}}
+		sub: &submission{ctx: context.WithoutCancel(ctx), client: true}, packs: map[*openPack]bool{}, transfer: s.transfer()}
 	st.builder.Store = st.storeList
 	return st, nil
 }
@@ -333,7 +333,7 @@ func (d *decision) version() id.Version {
 }
 
 // maxDrops bounds the versions that one record removes; older ones wait for the
-// next overwrite or for collection.
+// next overwrite.
 const maxDrops = 64
 
 // drops lists the newest versions of a key, to be removed once the edges to
@@ -494,10 +494,16 @@ func (s *Store) purge(ctx context.Context, bucket, key string, made *Object, cho
 // Get opens a version of an object for reading. A delete marker is
 // [ErrNoObject]; conditions that do not hold are [ErrPrecondition]. The answer is
 // confirmed against a takeover before Get returns.
-func (s *Store) Get(ctx context.Context, bucket, key string, opt GetOptions) (*Reading, error) {
+func (s *Store) Get(ctx context.Context, bucket, key string, opt GetOptions) (out *Reading, err error) {
 	if err := checkKey(key); err != nil {
 		return nil, err
 	}
+	t := s.transfer()
+	defer func() {
+		if err != nil {
+			t.end()
+		}
+	}()
 	b, o, err := s.lookup(ctx, Name{bucket, key}, opt.Version)
 	if err != nil {
 		return nil, err
@@ -509,8 +515,9 @@ func (s *Store) Get(ctx context.Context, bucket, key string, opt GetOptions) (*R
 	if err := opt.If.check(&o); err != nil {
 		return &Reading{Object: obj}, err
 	}
+	t.during(ctx)
 	return &Reading{Object: obj, open: func(off, n uint64) io.ReadCloser {
-		return s.newBody(ctx, b.Realm, o.Manifest, off, n)
+		return s.newBody(ctx, b.Realm, o.Manifest, off, n, t)
 	}}, nil
 }
 

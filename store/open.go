@@ -52,6 +52,9 @@ type Store struct {
 	lost atomic.Pointer[map[id.Pack]bool]
 	// lostLog is the highest sequence of a log pack that was found lost.
 	lostLog atomic.Uint64
+	// snapshotLost is set when a piece of a snapshot was found lost, until another one is
+	// taken.
+	snapshotLost atomic.Bool
 	// marked is set once this process has marked chunks as damaged.
 	marked atomic.Bool
 
@@ -69,9 +72,12 @@ type Store struct {
 	mismatches atomic.Int64 // what a rebuild found otherwise than the log names it
 	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
+	transfers  transfers
+	collector  collector
 	jobs       jobs
 	scrubs     scrubs
 	events     *events
+	collecting chan struct{} // holds a token while a collection runs
 	repairing  chan struct{} // holds a token while a repair runs; only one does
 	wantRepair chan string   // what it is wanted for
 
@@ -102,6 +108,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.index.Close())
 	}
+	if _, err := s.fence(); err != nil { // before the first transfer: none of another process lives
+		return nil, errors.Join(err, s.index.Close())
+	}
 	s.background.Go(s.writer.run)
 	jobs, stop := context.WithCancelCause(context.Background())
 	s.stopJobs = func() { stop(errJobStopped) }
@@ -119,6 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.background.Go(func() { s.checkLoop(jobs) })
 	s.background.Go(func() { s.scheduleLoop(jobs) })
 	s.background.Go(func() { s.clearLoop(jobs) })
+	s.background.Go(func() { s.collectLoop(jobs) })
 	return s, nil
 }
 
@@ -141,6 +151,12 @@ func newStore(cfg Config) (s *Store, err error) {
 	if cfg.Memory <= 0 {
 		cfg.Memory = 512 << 20
 	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = CollectGrace
+	}
+	if cfg.KeepDeleted <= 0 {
+		cfg.KeepDeleted = KeepDeleted
+	}
 	if cfg.Patience <= 0 {
 		cfg.Patience = 10 * time.Second
 	}
@@ -160,7 +176,7 @@ func newStore(cfg Config) (s *Store, err error) {
 		cfg.ListWindow = listWindow
 	}
 	t := &Store{cfg: cfg, log: cfg.Log, now: cfg.Now, started: cfg.Now(), realms: map[id.Realm]*realmKeys{},
-		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan string, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1)}
+		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan string, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1), collecting: make(chan struct{}, 1), collector: collector{read: map[uint64]bool{}, bad: map[id.Pack]bool{}}}
 	t.events = newEvents(cfg.Now)
 	t.initJobs()
 	t.zstd = &seal.Compressor{}
@@ -360,8 +376,17 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 		}
 	}
 	mode := s.mode()
-	for {
+	for cut := false; ; {
 		links, err := s.chain(ctx, v, tail.link, head)
+		if errors.Is(err, ErrDamaged) && !cut && s.loadedFrom == 0 && ctx.Err() == nil {
+			// Perhaps the log was cut there, and begins behind a snapshot.
+			cut = true
+			if head, err = s.restoreCut(ctx, v, tail, head, err); err != nil {
+				return nil, err
+			}
+			mode = s.mode()
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

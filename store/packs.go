@@ -19,8 +19,9 @@ import (
 )
 
 // maxPackChunks bounds the chunks of a data pack, so that its adopt record stays
-// below half of what a log pack may hold. It takes chunks below 8 KiB to reach it.
-const maxPackChunks = 2000
+// below half of what a log pack may hold, and the rows it changes below what a round
+// may. It takes chunks below 16 KiB to reach it.
+const maxPackChunks = 1000
 
 // packKey tells open packs apart: chunks of two realms, or of buckets with
 // another code, never share one.
@@ -42,6 +43,7 @@ type openPack struct {
 	buf     []byte // the coded stream's memory
 	builder *pack.Builder
 	handed  chan struct{} // closed when the adopt was handed in, or the pack was lost
+	why     node.Purpose
 
 	// Under packs.mu:
 	chunks int           // reserved
@@ -332,6 +334,13 @@ func (p *packs) nextCounter() uint64 {
 	return p.counter
 }
 
+// begun is the counter of the newest pack of this writer.
+func (p *packs) begun() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counter
+}
+
 func (p *packs) dropCounter(c uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -406,7 +415,7 @@ func (p *packs) flush(o *openPack) (*record.Adopt, error) {
 
 // send writes an open pack that is done.
 func (p *packs) send(ctx context.Context, o *openPack, buf *shared) (*record.Adopt, error) {
-	d := dataPack{kind: pack.Data, why: node.ForClient, realm: o.key.realm, k: o.key.k, entries: o.builder.Entries(), payload: o.builder.Payload()}
+	d := dataPack{kind: pack.Data, why: o.why, realm: o.key.realm, k: o.key.k, entries: o.builder.Entries(), payload: o.builder.Payload()}
 	if !buf.alone() {
 		// A node of an earlier attempt still reads the payload and its padding. Those
 		// who wait for the memory of a copy while they hold the original would wait

@@ -76,6 +76,8 @@ func (s *Store) Placement(ctx context.Context, bucket, key string, opt Placement
 		return Placement{}, err
 	}
 	defer leave()
+	t := s.transfer()
+	defer t.end()
 	b, o, err := s.lookup(ctx, Name{bucket, key}, opt.Version)
 	if err != nil {
 		return Placement{}, err

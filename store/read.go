@@ -630,6 +630,7 @@ type body struct {
 	fast   bool       // the client took its last chunk without delay
 	begun  bool       // there was memory for a chunk
 	ended  bool       // the walker has no more
+	alone  *transfer  // ends with the body; nil: with its context
 	err    error
 	closed bool
 }
@@ -651,8 +652,13 @@ type fetched struct {
 	gone bool   // it was given back
 }
 
-func (s *Store) newBody(ctx context.Context, realmID id.Realm, m manifest.Manifest, off, n uint64) io.ReadCloser {
+// newBody reads a range of what a manifest says. t was begun before the manifest was
+// read.
+func (s *Store) newBody(ctx context.Context, realmID id.Realm, m manifest.Manifest, off, n uint64, t *transfer) io.ReadCloser {
 	b := &body{s: s}
+	if ctx.Done() == nil {
+		b.alone = t
+	}
 	b.ctx, b.cancel = context.WithCancel(ctx)
 	b.realm, b.err = s.realm(realmID)
 	if b.err == nil && (off > m.Size || n > m.Size-off) {
@@ -835,6 +841,9 @@ func (b *body) Close() error {
 		return nil
 	}
 	b.closed = true
+	if b.alone != nil {
+		defer b.alone.end()
+	}
 	if b.now != nil {
 		b.release(b.now)
 		b.now = nil

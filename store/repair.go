@@ -468,7 +468,11 @@ func (s *Store) lose(ctx context.Context, p id.Pack) (row index.PackRow, err err
 		if err := s.writer.submit(ctx, l.sub); err != nil {
 			return row, fmt.Errorf("its chunks could not be marked as damaged: %w", err)
 		}
-		if row = l.row; !l.more {
+		if row = l.row; row.Kind == pack.Snapshot {
+			s.snapshotLost.Store(true) // another one is due
+			s.snapshotSoon()
+		}
+		if !l.more {
 			return row, nil
 		}
 	}

@@ -99,6 +99,45 @@ func (s *Store) restore(ctx context.Context, v *survey, tail *foundTail, held sn
 	return index.Head{}, nil
 }
 
+// restoreCut makes an index anew that is behind the beginning of a log that was cut: from the
+// older snapshot, if there are two, since more of the log is replayed then. missing says what
+// the chain lacks; it is the error when no snapshot stands behind that.
+func (s *Store) restoreCut(ctx context.Context, v *survey, tail *foundTail, head index.Head, missing error) (index.Head, error) {
+	o, err := s.openLink(ctx, tail.link, tail)
+	if err != nil {
+		return head, errors.Join(missing, err)
+	}
+	newest := refOf(o.h, o.meta.Log, o.records)
+	if newest.seq == 0 {
+		return head, missing
+	}
+	rec, err := s.snapshotRecord(ctx, v, tail, newest)
+	if err != nil {
+		return head, errors.Join(missing, err)
+	}
+	if rec.Number <= head.Seq {
+		return head, missing // what is missing is behind the snapshot
+	}
+	s.log.Warn("the log begins behind the index: a snapshot is loaded", "sequence", head.Seq, "snapshot", rec.Number)
+	if head.Seq > 0 {
+		if err := s.index.Clear(ctx); err != nil {
+			return head, err
+		}
+	}
+	if err := s.index.BeginRebuild(ctx); err != nil {
+		return head, err
+	}
+	for _, ref := range []snapshotRef{{rec.BeforeSeq, rec.BeforePack}, newest} {
+		if ref.seq == 0 {
+			continue
+		}
+		if head, err = s.restore(ctx, v, tail, ref); err != nil || head.Seq > 0 {
+			return head, err
+		}
+	}
+	return head, missing
+}
+
 // snapshotRecord reads the record that a reference names. Its log pack must be on
 // the chain.
 func (s *Store) snapshotRecord(ctx context.Context, v *survey, tail *foundTail, ref snapshotRef) (*record.Snapshot, error) {

@@ -81,7 +81,7 @@ func (s *Store) snapshotDue() (due bool, err error) {
 		if len(kept) > 0 {
 			newest = kept[0]
 		}
-		due = h.Logged-newest.Logged >= max(s.cfg.SnapshotEvery, newest.Bytes/4) || len(kept) > 0 && kept[len(kept)-1].Number < s.lostLog.Load() || len(kept) < 2 && s.lostLog.Load() > 0
+		due = s.snapshotLost.Load() || h.Logged-newest.Logged >= max(s.cfg.SnapshotEvery, newest.Bytes/4) || len(kept) > 0 && kept[len(kept)-1].Number < s.lostLog.Load() || len(kept) < 2 && s.lostLog.Load() > 0
 		return nil
 	})
 	return due, err
@@ -161,9 +161,13 @@ type SnapshotResult struct {
 // runSnapshot is one run of [JobSnapshot].
 func (s *Store) runSnapshot(ctx context.Context, r *run) (any, error) {
 	r.found()
+	lost := s.snapshotLost.Load()
 	info, err := s.snapshot(ctx, func(bytes uint64) { r.report(bytes, 0, "bytes") })
 	if err != nil {
 		return nil, err
+	}
+	if lost {
+		s.snapshotLost.Store(false) // the one that is kept beside it was read, too
 	}
 	if s.lostLog.Load() > 0 {
 		s.snapshotSoon() // both that are kept shall be behind it
@@ -262,6 +266,7 @@ func (j *snapshotJob) run(ctx context.Context) (info SnapshotInfo, err error) {
 	}}); err != nil {
 		return info, err
 	}
+	s.snapshotRead(rec.Number)
 	info = SnapshotInfo{Number: rec.Number, Rows: rec.Rows, Bytes: rec.Bytes, Packs: int(rec.Pieces), Short: rd.short}
 	s.progress("snapshot", rec.Rows, rec.Rows)
 	if err := s.clearPieces(ctx); err != nil {
@@ -284,6 +289,7 @@ func (s *Store) readableSnapshot(ctx context.Context) (index.SnapshotRow, error)
 	for _, k := range kept {
 		rd := &snapshotReader{s: s, ctx: ctx, root: k.Root}
 		if err = rd.check(k.Bytes, k.Sum); err == nil {
+			s.snapshotRead(k.Number)
 			return k, nil
 		}
 		if cerr := context.Cause(ctx); cerr != nil {
@@ -527,27 +533,6 @@ func (s *Store) clearPieces(ctx context.Context) error {
 		s.deleteShards(ctx, ids, gone)
 	}
 	return nil
-}
-
-// deleteShards tells the nodes to delete what the log has dropped. One that hangs is
-// told nothing more.
-func (s *Store) deleteShards(ctx context.Context, ids []id.Pack, rows []index.PackRow) {
-	set := s.members.Load()
-	for i, row := range rows {
-		for _, p := range row.Shards {
-			m := set.byID[p.Node]
-			if m == nil || !m.usable(s.now()) {
-				continue
-			}
-			err := s.inTime(ctx, m, func() error { return m.st.Delete(ctx, s.auth, node.Key{Pack: ids[i], Index: p.Index}, p.Instance) })
-			if ctx.Err() != nil {
-				return // which says nothing of the node
-			}
-			if err != nil && !errors.Is(err, node.ErrNotFound) {
-				m.noteError(err, s.now())
-			}
-		}
-	}
 }
 
 // snapshotReader reads a snapshot with nothing but its root at hand. It holds one

@@ -99,6 +99,12 @@ type Config struct {
 	// 512 for each log pack, before another snapshot of the index is taken; default
 	// 64 MiB.
 	SnapshotEvery uint64
+	// Grace is how long a chunk that collection has found without edges stays, beside
+	// what safety takes; default [CollectGrace].
+	Grace time.Duration
+	// KeepDeleted is how long a deleted object can be brought back in a bucket without
+	// versioning, before it is purged; default [KeepDeleted].
+	KeepDeleted time.Duration
 	// UploadPart is how many bytes of a request to an upload come, or a few more,
 	// before they are made durable as a part: what a killed process loses of it;
 	// default 64 MiB.

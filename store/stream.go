@@ -52,6 +52,8 @@ type stream struct {
 	begun   bool               // it had memory for a chunk
 	fast    bool               // the client sent its last chunk without delay
 	held    []holding          // given back when the submission has its answer
+	// transfer keeps what the stream has looked up from being collected.
+	transfer *transfer
 }
 
 // holding is memory of a share.
@@ -62,8 +64,9 @@ type holding struct {
 
 func (st *stream) hold(share *budget.Share, n int64) { st.held = append(st.held, holding{share, n}) }
 
-// giveBack ends what hold began.
+// giveBack ends what hold began, and the transfer.
 func (st *stream) giveBack() {
+	st.transfer.end()
 	for _, h := range st.held {
 		h.share.Release(h.n)
 	}

@@ -143,6 +143,8 @@ func (s *Store) upload(ctx context.Context, uid string) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := s.transfer()
+	defer t.end()
 	u := &upload{Upload: Upload{ID: uid}}
 	err = s.view(func(r index.Reader) (err error) {
 		u.in, err = anyBucketOf(r, uploadsBucket)
@@ -181,7 +183,7 @@ func (s *Store) upload(ctx context.Context, uid string) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := s.newBody(ctx, u.in.Realm, u.head.Manifest, 0, u.head.Manifest.Size)
+	body := s.newBody(ctx, u.in.Realm, u.head.Manifest, 0, u.head.Manifest.Size, t)
 	b, err := io.ReadAll(io.LimitReader(body, record.MaxUploadHead+1))
 	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, fmt.Errorf("head of upload %s: %w", uid, err)

@@ -26,10 +26,10 @@ const (
 	roundBytes   = 512 << 10 // bytes of encoded records
 	roundKeys    = 4 << 10   // index keys touched
 	roundRows    = 512 << 10 // bytes of index rows
-	// What one submission needs at most: the adopt of a pack of maxPackChunks, or
-	// the last list chunks of an object, one of each depth.
-	submissionKeys = 5 << 10
-	submissionRows = 640 << 10
+	// What one submission needs at most: the adopt of a pack of maxPackChunks, all of
+	// them condemned until then, or the last list chunks of an object, one of each depth.
+	submissionKeys = 7 << 10
+	submissionRows = 700 << 10
 	queueLimit     = 16 << 10 // submissions that may wait
 	// smallLog is the shard length up to which a log pack is kept as identical
 	// copies: one read serves it.
@@ -85,6 +85,9 @@ type fatalError struct{ err error }
 
 func (e *fatalError) Error() string { return "the store must stop: " + e.err.Error() }
 func (e *fatalError) Unwrap() error { return e.err }
+
+// errNextRound says that a submission goes into the next log pack.
+var errNextRound = errors.New("next round")
 
 // emit applies a record and takes it into the log pack. An error means that the
 // index does not hold what it must.
@@ -177,12 +180,12 @@ func (d *decision) accept(sub *submission) error {
 		}
 	}
 	apply := func() error { return nil }
-	// An entry is applied before the records of its log pack, wherever it stands: it
-	// cannot heal what a record of this one marks as damaged.
+	// An entry is applied before the records of its log pack, wherever it stands: what
+	// a record of this one marks as damaged, condemns or removes it cannot bring.
 	for _, c := range sub.inline {
 		row, err := d.round.Chunk(c.info.Realm, c.info.Chunk)
-		if err == nil && row.State != index.Live && d.round.Changed(c.info.Realm, c.info.Chunk) {
-			return fmt.Errorf("%w: a chunk that the write brings was just found lost", ErrRetry)
+		if (err != nil || row.State != index.Live) && d.round.Changed(c.info.Realm, c.info.Chunk) {
+			return errNextRound
 		}
 	}
 	if sub.decide != nil {
@@ -500,8 +503,12 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 			rest = subs[i:]
 			break
 		}
-		change = sub.alone
 		err := d.accept(sub)
+		if errors.Is(err, errNextRound) {
+			rest = subs[i:]
+			break
+		}
+		change = sub.alone
 		if fatal := (*fatalError)(nil); errors.As(err, &fatal) {
 			return nil, nil, err
 		}

@@ -59,6 +59,33 @@ func (w *world) scrubs(stop <-chan struct{}) {
 	}
 }
 
+// collects starts one collection after the other beside clients and faults.
+func (w *world) collects(stop <-chan struct{}) {
+	rng := generator(w.seed, "collections", 0)
+	for {
+		t := time.NewTimer(time.Duration(10+rng.IntN(500)) * time.Millisecond)
+		select {
+		case <-stop:
+			t.Stop()
+			return
+		case <-t.C:
+		}
+		w.mu.Lock()
+		cur := w.cur
+		w.mu.Unlock()
+		if cur == nil {
+			continue
+		}
+		j, err := cur.st.StartJob(context.Background(), store.JobCollect, store.JobOptions{Now: rng.IntN(3) > 0, Rate: 1 << 50})
+		if errors.Is(err, store.ErrJobRunning) && rng.IntN(8) == 0 {
+			_, _ = cur.st.CancelJob(context.Background(), j.ID) // it may have ended meanwhile
+		}
+		if err == nil {
+			w.fault("collection", "%v, now %v", j.ID, j.Options.Now)
+		}
+	}
+}
+
 // one fires one fault.
 func (w *world) one(rng *rand.Rand) {
 	v := w.vols[rng.IntN(len(w.vols))]

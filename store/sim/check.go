@@ -150,6 +150,12 @@ func (w *world) finish() {
 		return
 	}
 	w.checkAll(g, "after the repair")
+	w.collectAll(g)
+	if w.over() {
+		w.publish(g, nodes)
+		return
+	}
+	w.checkAll(g, "after a collection")
 	w.publish(g, nodes)
 	w.stop()
 	w.verify()
@@ -171,6 +177,18 @@ func (w *world) finish() {
 			w.violation("%v", err)
 		}
 	}
+}
+
+// collectAll collects while nobody is there: then nothing waits.
+func (w *world) collectAll(g *gateway) {
+	w.patiently("collect", func() error {
+		out, err := g.st.Collect(context.Background(), store.JobOptions{Now: true, Rate: 1 << 50})
+		if err == nil && (out.Waiting > 0 || out.Unreadable > 0) {
+			w.violation("a collection beside nothing leaves something: %+v", out)
+		}
+		w.note("collected: %+v", out)
+		return err
+	})
 }
 
 // expected reports whether a finding is about a pack that nothing needs any more.

@@ -134,6 +134,23 @@ var mutants = []mutant{
 	{name: "W8", bug: "rebuild an index that is ahead of the tail instead of stopping", edits: []edit{
 		{"store/open.go", "	if tail.link.h.Seq < indexHead.Seq {\n		return fmt.Errorf(", "	if tail.link.h.Seq < indexHead.Seq {\n		if err := s.index.Close(); err != nil {\n			return err\n		}\n		db, err := kv.Open(memkv.New(memkv.Options{}), s.kvConfig())\n		if err != nil {\n			return err\n		}\n		if s.index, err = index.Open(db, index.Config{}); err != nil {\n			return err\n		}\n		indexHead = index.Head{}\n		if tail, v, err = s.findLog(ctx, set, indexHead, silent); err != nil {\n			return err\n		}\n	}\n	if tail.link.h.Seq < indexHead.Seq {\n		return fmt.Errorf("},
 		{"store/open.go", "	\"cairn/index/kv\"\n", "	\"cairn/index/kv\"\n	\"cairn/index/kv/memkv\"\n"}}, pkg: "./store/sim", args: []string{"-run", "TestIndexThatKnowsMoreStopsTheStart"}},
+	{name: "W7b", bug: "collect on the word of an index that is not proved", edits: []edit{
+		{"store/collect.go", "	if err := c.s.proveIndex(ctx); err != nil {\n		return err\n	}\n", ""}},
+		pkg: "./store", args: []string{"-run", "TestDamagedIndexCollectsNothing"}},
+	{name: "W9", bug: "cut the log behind the newest snapshot, not the older one", edits: []edit{
+		{"store/collect.go", "	return kept[1].Number, nil\n", "	return kept[0].Number, nil\n"},
+		{"index/collect.go", "		past = kept[1].Number\n", "		past = kept[0].Number\n"}},
+		pkg: "./store", args: []string{"-run", "TestOlderSnapshotIsEnough"}},
+	{name: "W10", bug: "remove while older transfers run: no fence", edits: []edit{
+		{"store/collect.go", "x.Since > until, ", "x.Since > max(until, 1<<62), "}},
+		pkg: "./store", args: []string{"-run", "TestTransfersKeepWhatTheyRelyOn"}},
+	{name: "W11", bug: "let a move act when the chunk has left the pack", edits: []edit{
+		{"store/rewrite.go", " || err == nil && row.Pack != p {\n", " || err == nil && row.Pack.IsZero() {\n"}},
+		pkg: "./store", args: []string{"-run", "TestMovedMeanwhile"}},
+	{name: "W12", bug: "drop a pack at 0 live bytes, residents unseen", edits: []edit{
+		{"store/collect.go", "	if row.Residents > 0 || p == head {\n", "	if row.Live > 0 || p == head {\n"},
+		{"store/collect.go", "			if !free {\n", "			if !free && false {\n"}},
+		pkg: "./store", args: []string{"-run", "TestTransfersKeepWhatTheyRelyOn"}},
 	{name: "W14", bug: "decode a shard with good CRCs without comparing its digest", edits: []edit{
 		{"store/repair.go", "	if err == nil && !s.coder.CheckDigest(p, place.Index, sh, place.Digest) {", "	if err == nil && false {"},
 		{"store/read.go", "			if err != nil || !s.coder.CheckDigest(", "			if err != nil || false && !s.coder.CheckDigest("}}},

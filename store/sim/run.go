@@ -69,6 +69,9 @@ func Run(seed uint64, cfg Config) (Stats, error) {
 		if seed%4 == 3 {
 			chaos.Go(func() { w.scrubs(stop) })
 		}
+		if seed%5 < 3 {
+			chaos.Go(func() { w.collects(stop) })
+		}
 	}
 	clients.Wait()
 	close(stop)

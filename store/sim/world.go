@@ -497,6 +497,7 @@ func (w *world) openOn(ctx context.Context, stores map[string]node.Store, absent
 	g := &gateway{engine: engine}
 	st, err := store.Open(ctx, store.Config{Cluster: w.cluster, Nodes: stores, Absent: absent, Keyring: w.ring, Engine: engine, Genesis: w.genesis,
 		Memory: w.memory(), Workers: w.workers(), Rand: newSource(w.seed, "store", w.starts), Now: w.now, Log: w.log, Patience: patience, Lag: lagTime,
+		Grace: 100 * time.Millisecond, KeepDeleted: 1 << 60, // clients bring back what they have deleted
 		SnapshotEvery: w.snapshotEvery(), ListWindow: [...]uint64{0, 5, 40}[w.seed/3%3], Progress: func(what string, done, of uint64) {
 			switch {
 			case what == "snapshot":

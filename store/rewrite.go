@@ -1,0 +1,605 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cairn/id"
+	"cairn/index"
+	"cairn/node"
+	"cairn/pack"
+	"cairn/placement"
+	"cairn/record"
+	"cairn/seal"
+)
+
+// Rewriting, steps 8 and 9 of docs/protocol.md, section 12: what is needed of sparse, small
+// and narrow packs, and of log packs that may be cut off, is sealed anew into full ones.
+
+const (
+	// CollectRate is how many bytes a second are read for rewriting at the most when
+	// nothing else is said; while clients are served it goes down to a quarter.
+	CollectRate = 64 << 20
+	// Sparse packs are rewritten, the sparsest first, until so much of all data packs is
+	// dead, one part in deadShare; one of which less than a part in sparseShare is dead
+	// is left alone.
+	deadShare   = 20
+	sparseShare = 10
+	// A run asked for goes further.
+	deadShareNow   = 50
+	sparseShareNow = 20
+	// Small packs have less than half of what they could hold. They are rewritten when
+	// there are so many, or when together they fill a pack: then each byte is rewritten
+	// a few times, however slowly it came.
+	smallPacks = 8
+	// moveAtOnce bounds the chunks of one pack that is written.
+	moveAtOnce = 900
+	// Log packs are emptied when so many wait for it, or when what lies in them fills a
+	// quarter of a pack.
+	logPacks = 256
+	// cutLeast is how much the log packs behind the newest snapshot take before another
+	// snapshot is taken so that they can be cut off; and at least cutCost times what that
+	// takes.
+	cutLeast    = 256 << 20
+	cutLeastNow = 16 << 20
+	cutCost     = 4
+)
+
+// logDebt is what the log takes on the nodes, in bytes of all shards.
+type logDebt struct {
+	kept    []index.SnapshotRow
+	behind  uint64 // packs behind the newest snapshot
+	between uint64 // packs that only the newest has passed
+	before  uint64 // packs that both have passed
+}
+
+func (s *Store) logDebt(ctx context.Context) (out logDebt, err error) {
+	err = s.view(func(r index.Reader) error {
+		if out.kept, err = r.Snapshots(); err != nil {
+			return err
+		}
+		var newest, older uint64
+		if len(out.kept) > 0 {
+			newest = out.kept[0].Number
+		}
+		if len(out.kept) > 1 {
+			older = out.kept[1].Number
+		}
+		return r.EachPack(func(_ id.Pack, row index.PackRow) error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			n := uint64(row.Size) * uint64(len(row.Shards))
+			switch {
+			case row.Kind != pack.Log:
+			case row.Seq > newest:
+				out.behind += n
+			case row.Seq > older:
+				out.between += n
+			default:
+				out.before += n
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
+// shorten sees to it that the log can be cut where that is worth it: it takes snapshots,
+// and reads those again that this process has not read.
+func (c *collection) shorten(ctx context.Context) error {
+	s := c.s
+	for range 2 {
+		d, err := s.logDebt(ctx)
+		if err != nil {
+			return err
+		}
+		least, held := uint64(cutLeast), d.behind
+		if c.opt.Now {
+			least, held = cutLeastNow, d.behind+d.between
+		}
+		if len(d.kept) > 0 {
+			cost := d.kept[0].Bytes
+			if !c.opt.Now {
+				cost *= cutCost
+			}
+			least = max(least, cost)
+		}
+		if held < least {
+			break
+		}
+		c.report(0, 0, "")
+		ran, err := s.runJob(ctx, JobSnapshot, BySchedule)
+		if err != nil {
+			return fmt.Errorf("a snapshot behind which the log can be cut: %w", err)
+		}
+		if ran {
+			c.out.Snapshots++
+		}
+		if !c.opt.Now {
+			break
+		}
+	}
+	d, err := s.logDebt(ctx)
+	if err != nil || len(d.kept) < 2 || d.before < cutLeastNow && !c.opt.Now {
+		return err
+	}
+	for _, k := range d.kept {
+		if s.wasRead(k.Number) {
+			continue
+		}
+		rd := &snapshotReader{s: s, ctx: ctx, root: k.Root}
+		if err := rd.check(k.Bytes, k.Sum); err != nil {
+			if cerr := context.Cause(ctx); cerr != nil {
+				return cerr
+			}
+			s.log.Warn("the log is not cut: a snapshot could not be read", "number", k.Number, "err", err)
+			return nil
+		}
+		s.snapshotRead(k.Number)
+	}
+	return nil
+}
+
+// source is a pack that is rewritten.
+type source struct {
+	pack          id.Pack
+	log           bool
+	seq           uint64 // of a log pack
+	writer        id.Writer
+	counter       uint64
+	payload, live uint64
+	k             int // of the pack that it goes into
+}
+
+// sources chooses the packs that are worth rewriting.
+func (c *collection) sources(ctx context.Context) ([]source, error) {
+	s := c.s
+	var logs, narrow, small, others []source
+	var payload, dead, logLive, smallLive uint64
+	err := s.view(func(r index.Reader) error {
+		past, err := c.past(r)
+		if err != nil {
+			return err
+		}
+		buckets, err := r.Buckets()
+		if err != nil {
+			return err
+		}
+		head, err := r.Head()
+		if err != nil {
+			return err
+		}
+		set := s.members.Load()
+		widths := s.widths(buckets)
+		up := len(usable(set.all, s.now()))
+		return r.EachPack(func(p id.Pack, row index.PackRow) error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			if row.Live == 0 || p == head.Pack || s.isUnmovable(p) {
+				return nil // nothing lies in it, or what does has no edge yet
+			}
+			x := source{pack: p, seq: row.Seq, writer: row.Writer, counter: row.Counter, payload: row.Payload, live: row.Live}
+			switch row.Kind {
+			case pack.Log:
+				if x.log = true; row.Seq <= past {
+					x.k = min(DefaultWidth, s.mem.sizes.Width)
+					logs, logLive = append(logs, x), logLive+row.Live
+				}
+				return nil
+			case pack.Data:
+			default:
+				return nil
+			}
+			x.k = widthFor(widths, int(row.K))
+			payload, dead = payload+row.Payload, dead+row.Dead()
+			switch to := placement.Width(up, x.k, set.m()); {
+			case to != int(row.K) && (to > int(row.K) || !slices.Contains(widths, int(row.K)) && to == x.k):
+				narrow, dead = append(narrow, x), dead-row.Dead()
+			case row.Payload < uint64(pack.Capacity(int(row.K), 1))/2 && row.Residents < moveAtOnce/2:
+				small, smallLive = append(small, x), smallLive+row.Live
+			default:
+				others = append(others, x)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := narrow
+	full := uint64(pack.Capacity(min(DefaultWidth, s.mem.sizes.Width), 1))
+	if c.opt.Now || len(logs) >= logPacks || logLive >= full/4 {
+		out = append(out, logs...)
+	} else {
+		logs = nil
+	}
+	// One small pack alone gains nothing, unless there is something to go with it.
+	if len(small) >= smallPacks || smallLive >= full || c.opt.Now && len(small)+min(len(logs), 1) > 1 {
+		out = append(out, small...)
+		for _, x := range small {
+			dead -= x.payload - x.live
+		}
+	} else {
+		others = append(others, small...)
+	}
+	share, least := uint64(deadShare), uint64(sparseShare)
+	if c.opt.Now {
+		share, least = deadShareNow, sparseShareNow
+	}
+	slices.SortFunc(others, func(a, b source) int { // the least live share first
+		return cmp.Compare(float64(a.live)/float64(a.payload), float64(b.live)/float64(b.payload))
+	})
+	for _, x := range others {
+		waste := x.payload - x.live
+		if dead <= payload/share || waste < x.payload/least {
+			break
+		}
+		out, dead = append(out, x), dead-waste
+	}
+	// What was written together stays together.
+	slices.SortFunc(out, func(a, b source) int {
+		return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.seq, b.seq), slices.Compare(a.writer[:], b.writer[:]), cmp.Compare(a.counter, b.counter))
+	})
+	return out, nil
+}
+
+// widths are the most data shards that some bucket wants for its packs.
+func (s *Store) widths(buckets []index.Bucket) []int {
+	out := []int{min(DefaultWidth, s.mem.sizes.Width)}
+	for _, b := range buckets {
+		if !hidden(b.Name) {
+			out = append(out, s.width(b.Settings))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// widthFor is how many data shards what lies in a pack of k gets: k, if some bucket wants
+// that, else the next more, else the most.
+func widthFor(widths []int, k int) int {
+	for _, w := range widths {
+		if w >= k {
+			return w
+		}
+	}
+	return widths[len(widths)-1]
+}
+
+// rewrite rewrites what is worth it, and drops the packs that are empty then.
+func (c *collection) rewrite(ctx context.Context) error {
+	s := c.s
+	list, err := c.sources(ctx)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if err := s.index.Sync(); err != nil { // before anything of the log is dropped
+		return err
+	}
+	var total, done uint64
+	for _, x := range list {
+		total += x.live
+	}
+	c.report(0, total, "bytes")
+	w := &rewriter{c: c, pace: pacer{s: s, rate: cmp.Or(c.opt.Rate, CollectRate)}}
+	defer w.release()
+	for _, x := range list {
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(err, w.flush(context.WithoutCancel(ctx))) // what was read is not read again
+		}
+		if err := w.source(ctx, x); err != nil {
+			return err
+		}
+		done += x.live
+		c.report(done, total, "bytes")
+	}
+	return w.flush(ctx)
+}
+
+// rewriter fills packs with chunks of others.
+type rewriter struct {
+	c    *collection
+	pace pacer
+
+	realm *realmKeys
+	o     *openPack // nil: none is open
+	from  []id.Pack // for each chunk in it, where it lies until now
+	// Sources that were gone through; some of their chunks may be in o.
+	through []id.Pack
+}
+
+// source takes what is needed of one pack.
+func (w *rewriter) source(ctx context.Context, x source) error {
+	s := w.c.s
+	var (
+		g    geometry
+		rows []index.ChunkRow
+	)
+	err := s.view(func(r index.Reader) (err error) {
+		if g, err = s.locate(r, x.pack); err != nil {
+			return err
+		}
+		in, err := r.Residents(x.pack)
+		if err != nil {
+			return err
+		}
+		for _, at := range in {
+			row, err := r.Chunk(at.Realm, at.Chunk)
+			if err != nil {
+				return err
+			}
+			if row.Refs > 0 {
+				rows = append(rows, row)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, index.ErrNotFound) {
+		return nil // dropped meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	bad := false
+	for _, row := range rows {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		err := w.move(ctx, x, g, row)
+		switch {
+		case errors.Is(err, errUnreadable):
+			bad = true
+			s.log.Warn("a chunk could not be moved", "pack", x.pack, "err", err)
+		case err != nil:
+			return err
+		}
+	}
+	if bad {
+		w.c.out.Unreadable++
+		s.unmovable(x.pack)
+	}
+	w.through = append(w.through, x.pack)
+	w.c.out.Rewritten++
+	return nil
+}
+
+// errUnreadable says that a chunk cannot be moved: it stays where it is, and a scrub says
+// what is wrong.
+var errUnreadable = errors.New("not readable")
+
+// move reads one chunk and seals it into the open pack.
+func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.ChunkRow) error {
+	s := w.c.s
+	key := packKey{row.Realm, x.k}
+	if w.o != nil && w.o.key != key {
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if w.o == nil {
+		if err := w.open(ctx, key); err != nil {
+			return err
+		}
+	}
+	// Memory is taken in the order of a reader: chunks, then what fetching takes.
+	weight := weigh(int(row.PlainLen))
+	if err := s.goOn(ctx, s.mem.readers, weight); err != nil {
+		return err
+	}
+	defer s.mem.readers.Release(weight)
+	plain := s.chunks.get(int(row.PlainLen))
+	defer s.chunks.put(plain)
+	data, err := w.read(ctx, g, row, plain[:0])
+	if err != nil {
+		return err
+	}
+	info, body, free, err := s.compress(ctx, w.realm, row.Chunk, row.Kind, row.Compression != seal.None, data)
+	if err != nil {
+		return err
+	}
+	defer free()
+	for {
+		dst, off, ok := w.o.builder.Reserve(int(info.SealedLen))
+		if !ok || len(w.from) == moveAtOnce {
+			if ok {
+				w.o.builder.Abandon(off)
+			}
+			if err := w.flush(ctx); err != nil {
+				return err
+			}
+			if err := w.open(ctx, key); err != nil {
+				return err
+			}
+			continue
+		}
+		sealed, err := w.realm.sealer.Seal(dst[:0], info, body)
+		if err == nil && len(sealed) != int(info.SealedLen) {
+			err = fmt.Errorf("sealed %d bytes, reserved %d", len(sealed), info.SealedLen)
+		}
+		if err != nil {
+			w.o.builder.Abandon(off)
+			return fmt.Errorf("seal a chunk: %w", err)
+		}
+		w.o.builder.Add(pack.Entry{Info: info, Offset: off})
+		w.from = append(w.from, x.pack)
+		return nil
+	}
+}
+
+// read opens a chunk where it lies, and computes its ID: what a seal holds over may still
+// be other bytes than the name says.
+func (w *rewriter) read(ctx context.Context, g geometry, row index.ChunkRow, dst []byte) ([]byte, error) {
+	s := w.c.s
+	weight := fetchMemory(int(row.SealedLen))
+	if err := s.goOn(ctx, s.mem.fetch, weight); err != nil {
+		return dst, err
+	}
+	defer s.mem.fetch.Release(weight)
+	buf := s.chunks.get(int(row.SealedLen))
+	defer s.chunks.put(buf)
+	w.pace.did(uint64(row.SealedLen))
+	w.c.out.ReadBytes += uint64(row.SealedLen)
+	err := s.readPieces(ctx, g, g.pieces(int(row.Offset), int(row.SealedLen)), make([]error, g.k+g.m), buf)
+	if err == nil {
+		dst, err = w.realm.sealer.Verify(dst, row.Info, buf)
+	}
+	if err != nil {
+		if cerr := context.Cause(ctx); cerr != nil {
+			return dst, cerr
+		}
+		return dst, fmt.Errorf("%w: pack %v, chunk at %d: %w", errUnreadable, g.pack, row.Offset, err)
+	}
+	return dst, nil
+}
+
+// open begins a pack, when the rate allows.
+func (w *rewriter) open(ctx context.Context, key packKey) error {
+	s := w.c.s
+	if err := w.pace.pause(ctx); err != nil {
+		return err
+	}
+	realm, err := s.realm(key.realm)
+	if err != nil {
+		return err
+	}
+	buf, err := s.packs.takeBuffer(ctx, key)
+	if err != nil {
+		return err
+	}
+	w.realm = realm
+	w.o = &openPack{key: key, buf: buf, builder: pack.NewBuilder(buf, key.k, s.packs.limit(key)), why: node.ForCompaction}
+	return nil
+}
+
+// release gives back the memory of a pack that is not written.
+func (w *rewriter) release() {
+	if w.o != nil {
+		w.c.s.packs.giveBuffer(w.o.buf)
+		w.o, w.from = nil, nil
+	}
+}
+
+// flush makes the open pack durable, logs what has moved into it, and drops the packs that
+// were gone through and are empty by now.
+func (w *rewriter) flush(ctx context.Context) error {
+	s := w.c.s
+	if len(w.from) > 0 {
+		o, from := w.o, w.from
+		w.o, w.from = nil, nil
+		o.builder.Close()
+		adopt, err := s.packs.flush(o)
+		if err != nil {
+			return err
+		}
+		err = w.log(ctx, adopt, from)
+		s.packs.dropCounter(adopt.Counter)
+		if err != nil {
+			return err
+		}
+	}
+	w.release()
+	through := w.through
+	w.through = nil
+	if err := w.c.prove(ctx); err != nil {
+		return err
+	}
+	for part := range slices.Chunk(through, dropAtOnce) {
+		if err := w.c.dropSome(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// log logs a move.
+func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) error {
+	s := w.c.s
+	moved := 0
+	err := s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+		moved = 0
+		if err := d.reachable([]*record.Adopt{a}); err != nil {
+			return nil, err
+		}
+		m := &record.Move{In: a.In, Pack: a.Pack, K: a.K, M: a.M, Slice: a.Slice, Size: a.Size, Body: a.Body, Writer: a.Writer, Counter: a.Counter, Shards: a.Shards, Entries: a.Entries,
+			From: make([]uint32, len(from))}
+		at := map[id.Pack]uint32{}
+		for i, p := range from {
+			row, err := d.round.Chunk(a.In, a.Entries[i].Chunk)
+			if errors.Is(err, index.ErrNotFound) || err == nil && row.Pack != p {
+				continue // it was removed, or lies elsewhere by now
+			}
+			if err != nil {
+				return nil, &fatalError{err}
+			}
+			if at[p] == 0 {
+				m.Sources = append(m.Sources, p)
+				at[p] = uint32(len(m.Sources))
+			}
+			m.From[i] = at[p]
+			moved++
+		}
+		return func() error {
+			if moved == 0 {
+				return nil
+			}
+			return d.emit(m)
+		}, nil
+	}})
+	if err != nil {
+		return err
+	}
+	if moved == 0 {
+		w.c.out.NotTold += s.deleteShards(ctx, []id.Pack{a.Pack}, []index.PackRow{{Shards: a.Shards}})
+		return nil
+	}
+	w.c.out.Moved += moved
+	w.c.out.Written++
+	w.c.out.WrittenBytes += uint64(a.Size) * uint64(len(a.Shards))
+	return nil
+}
+
+// pacer holds a job to a rate; while clients are served, to a quarter of it.
+type pacer struct {
+	s    *Store
+	rate uint64 // bytes per second
+	due  time.Duration
+}
+
+// did counts bytes.
+func (p *pacer) did(n uint64) {
+	p.due += time.Duration(float64(n) / float64(p.rate) * float64(time.Second))
+}
+
+// pause waits until what was done fits the rate. Nothing is held meanwhile.
+func (p *pacer) pause(ctx context.Context) error {
+	const step = 20 * time.Millisecond
+	if p.due < step { // it comes together
+		return nil
+	}
+	due := p.due
+	p.due = 0
+	began := time.Now()
+	for {
+		took := time.Since(began)
+		if took >= 4*due || took >= due && !p.s.serving() {
+			return nil
+		}
+		wait := step
+		if took < due {
+			wait = due - took
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
