@@ -35,10 +35,13 @@ type progressJSON struct {
 	Unit  string `json:"unit"`
 }
 
-// optionsJSON is what a scrub was told.
+// optionsJSON is what a scrub or a collection was told.
 type optionsJSON struct {
-	Deep bool   `json:"deep"`
-	Rate uint64 `json:"rate,omitempty"`
+	Deep   bool   `json:"deep"`
+	Now    bool   `json:"now,omitempty"`
+	Purge  bool   `json:"purge,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	Rate   uint64 `json:"rate,omitempty"`
 }
 
 func jobToJSON(j store.Job) jobJSON {
@@ -49,8 +52,8 @@ func jobToJSON(j store.Job) jobJSON {
 	if j.Unit != "" {
 		out.Progress = &progressJSON{j.Done, j.Total, j.Unit}
 	}
-	if j.Kind == store.JobScrub {
-		out.Options = &optionsJSON{j.Options.Deep, j.Options.Rate}
+	if j.Kind == store.JobScrub || j.Kind == store.JobCollect {
+		out.Options = new(optionsJSON(j.Options))
 	}
 	return out
 }
@@ -104,13 +107,12 @@ func (f *face) listJobs(c echo.Context) (any, error) {
 func (f *face) startJob(c echo.Context) error {
 	var want struct {
 		Kind string `json:"kind"`
-		Deep bool   `json:"deep"`
-		Rate uint64 `json:"rate"`
+		optionsJSON
 	}
 	if err := readJSON(c, &want); err != nil {
 		return err
 	}
-	j, err := f.store.StartJob(c.Request().Context(), want.Kind, store.JobOptions{Deep: want.Deep, Rate: want.Rate})
+	j, err := f.store.StartJob(c.Request().Context(), want.Kind, store.JobOptions(want.optionsJSON))
 	if !j.ID.IsZero() {
 		c.Response().Header().Set("Location", jobsPath+"/"+j.ID.String())
 	}
