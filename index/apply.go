@@ -184,6 +184,8 @@ func (r *Round) apply(rec record.Record) error {
 		return r.applyMove(rec)
 	case *record.Drop:
 		return r.applyDrop(rec)
+	case *record.Found:
+		return r.applyFound(rec)
 	}
 	return fmt.Errorf("%w: %T", ErrUnknownRecord, rec)
 }
@@ -254,18 +256,73 @@ func (r *Round) applyLost(l *record.Lost) error {
 	return nil
 }
 
+// applyFound takes back that chunks are damaged which can be read where they lie.
+func (r *Round) applyFound(f *record.Found) error {
+	if len(f.Offsets) == 0 || len(f.Offsets) > record.MaxLost || f.Pack == r.pack {
+		return fmt.Errorf("%w: %d chunks of pack %v are found", ErrRecord, len(f.Offsets), f.Pack)
+	}
+	for i := 1; i < len(f.Offsets); i++ {
+		if f.Offsets[i] <= f.Offsets[i-1] {
+			return fmt.Errorf("%w: chunks of pack %v are found at %d and then at %d", ErrRecord, f.Pack, f.Offsets[i-1], f.Offsets[i])
+		}
+	}
+	if _, err := r.packPlace(f.Pack); errors.Is(err, ErrNotFound) {
+		return r.mismatch("chunks of pack %v are found, which is not there", f.Pack)
+	} else if err != nil {
+		return err
+	}
+	all, err := r.chunksIn(f.Pack)
+	if err != nil {
+		return err
+	}
+	rows := make(map[uint32]*ChunkRow, len(all))
+	for i := range all {
+		rows[all[i].Offset] = &all[i]
+	}
+	for _, off := range f.Offsets {
+		row := rows[off]
+		if row == nil || row.State != Damaged {
+			if err := r.mismatch("a chunk of pack %v at %d is found that is not marked as damaged", f.Pack, off); err != nil {
+				return err
+			}
+			continue
+		}
+		r.moved[chunkKey{row.Realm, row.Chunk}] = struct{}{}
+		if err := r.spare(row); err != nil {
+			return err
+		}
+		if err := r.putChunk(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chunksIn lists the chunks that lie in a pack, by offset.
+func (r *Round) chunksIn(p id.Pack) (out []ChunkRow, err error) {
+	residents, err := r.reader.Residents(p)
+	if err != nil {
+		return nil, err
+	}
+	for i := range residents {
+		at := &residents[i]
+		row, err := r.reader.Chunk(at.Realm, at.Chunk)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && (row.Pack != p || row.Offset != at.Offset):
+			return nil, fmt.Errorf("%w: a resident that no chunk row points at", ErrDamaged)
+		case err != nil:
+			return nil, err
+		}
+		out = append(out, row)
+	}
+	return out, nil
+}
+
 // undamaged lists the first chunks of a pack that are not marked as damaged.
 func (r *Round) undamaged(p id.Pack, most int) (out []ChunkRow, err error) {
-	residents, err := r.reader.Residents(p)
-	for i := 0; err == nil && i < len(residents) && len(out) < most; i++ {
-		at := &residents[i]
-		row, rerr := r.reader.Chunk(at.Realm, at.Chunk)
-		switch {
-		case errors.Is(rerr, ErrNotFound) || rerr == nil && (row.Pack != p || row.Offset != at.Offset):
-			err = fmt.Errorf("%w: a resident that no chunk row points at", ErrDamaged)
-		case rerr != nil:
-			err = rerr
-		case row.State != Damaged:
+	all, err := r.chunksIn(p)
+	for _, row := range all {
+		if row.State != Damaged && len(out) < most {
 			out = append(out, row)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -695,6 +696,30 @@ func (o *op) drop() {
 	o.b.apply(rec)
 }
 
+// found takes back that some chunks of a pack are damaged.
+func (o *op) found() {
+	in := map[id.Pack][]*mChunk{}
+	for _, mc := range o.m.chunks {
+		if mc.pack != o.link.Header.Pack && mc.state == Damaged {
+			in[mc.pack] = append(in[mc.pack], mc)
+		}
+	}
+	if len(in) == 0 {
+		return
+	}
+	all := slices.SortedFunc(maps.Keys(in), func(a, b id.Pack) int { return bytes.Compare(a[:], b[:]) })
+	rec := record.Found{Pack: rapid.SampledFrom(all).Draw(o.t, "pack")}
+	these := in[rec.Pack]
+	slices.SortFunc(these, func(a, b *mChunk) int { return cmp.Compare(a.off, b.off) })
+	for i, mc := range these {
+		if i == 0 || rapid.Bool().Draw(o.t, "found") {
+			mc.state, mc.since = Live, 0
+			rec.Offsets = append(rec.Offsets, mc.off)
+		}
+	}
+	o.b.apply(&rec)
+}
+
 // link makes one log pack, or gives one up.
 func (s *machine) link(t *rapid.T) {
 	begin := s.c.seq == 0 || rapid.IntRange(0, 5).Draw(t, "begin") == 0
@@ -725,9 +750,9 @@ func (s *machine) link(t *rapid.T) {
 	ops := map[string]func(){
 		"entry": o.entry, "adopt": o.adopt, "put": o.put, "delete": o.delete, "purge": o.purge, "bucket create": o.bucketCreate,
 		"bucket set": o.bucketSet, "bucket delete": o.bucketDelete, "nodes": o.setNodes, "reshard": o.reshard, "lost": o.lost,
-		"condemn": o.condemn, "remove": o.remove, "move": o.move, "drop": o.drop,
+		"found": o.found, "condemn": o.condemn, "remove": o.remove, "move": o.move, "drop": o.drop,
 	}
-	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard", "lost",
+	names := []string{"entry", "entry", "adopt", "put", "put", "put", "delete", "purge", "purge", "bucket create", "bucket set", "bucket delete", "nodes", "reshard", "lost", "found",
 		"condemn", "condemn", "remove", "remove", "move", "drop"}
 	for range rapid.IntRange(0, 8).Draw(t, "ops") {
 		ops[rapid.SampledFrom(names).Draw(t, "op")]()

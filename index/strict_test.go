@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,6 +58,71 @@ func seededWith(t testing.TB, more func(b *builder)) (*Index, *chain, *memkv.Eng
 		}
 	})
 	return x, c, e
+}
+
+// TestFound: chunks that are marked as damaged are live again where they lie, those that
+// are named and no others; what is not so is refused.
+func TestFound(t *testing.T) {
+	p := testPack(7)
+	var at []uint32
+	for _, e := range adoptOf(7, 2, 3, 4).Entries {
+		at = append(at, e.Offset)
+	}
+	offs := func(in ...uint32) []uint32 { return in }
+	for _, test := range []struct {
+		name string
+		rec  record.Found
+		want error // nil: it applies
+	}{
+		{"both", record.Found{Pack: p, Offsets: offs(at[0], at[1])}, nil},
+		{"the second", record.Found{Pack: p, Offsets: offs(at[1])}, nil},
+		{"one that is not damaged", record.Found{Pack: p, Offsets: offs(at[1], at[2])}, ErrDivergent},
+		{"one that does not lie there", record.Found{Pack: p, Offsets: offs(at[0]+1, at[1])}, ErrDivergent},
+		{"a pack that is not there", record.Found{Pack: testPack(9), Offsets: offs(at[0])}, ErrDivergent},
+		{"none", record.Found{Pack: p}, ErrRecord},
+		{"out of order", record.Found{Pack: p, Offsets: offs(at[1], at[0])}, ErrRecord},
+		{"twice the same", record.Found{Pack: p, Offsets: offs(at[0], at[0])}, ErrRecord},
+		{"beyond the bound", record.Found{Pack: p, Offsets: make([]uint32, record.MaxLost+1)}, ErrRecord},
+		{"its own pack", record.Found{Pack: testPack(1<<40 + 4), Offsets: offs(at[0])}, ErrRecord},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x, c, _ := seeded(t)
+			build(t, x, c, false, func(b *builder) { b.apply(&record.Lost{Pack: p, Chunks: 2}) })
+			l := c.next(false)
+			l.Records = []record.Record{&test.rec}
+			if err := x.Apply(l, Strict); !errors.Is(err, test.want) {
+				t.Fatalf("got %v, want %v", err, test.want)
+			}
+			if test.want == ErrDivergent {
+				said := 0
+				x.cfg.Mismatch = func(Mismatch) { said++ }
+				if err := x.Apply(l, Rebuild); err != nil || said != 1 {
+					t.Errorf("a rebuild says %d mismatches, %v", said, err)
+				}
+			}
+			if _, err := x.Check(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := x.View(func(r Reader) error {
+				for i, n := range []uint64{2, 3, 4} {
+					row, err := r.Chunk(1, testChunk(n))
+					if err != nil {
+						return err
+					}
+					want := Live
+					if i < 2 && (test.want == ErrRecord || !slices.Contains(test.rec.Offsets, row.Offset) || test.rec.Pack != p) {
+						want = Damaged
+					}
+					if row.State != want {
+						t.Errorf("chunk %d at %d is %v, want %v", n, row.Offset, row.State, want)
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 type unknownRecord struct{ record.Put }

@@ -42,10 +42,10 @@ const (
 	MaxAttrs      = 8 << 10 // bytes of an object's attributes, encoded
 	MaxNodes      = 4096
 	MaxBatch      = 4 << 20 // bytes of an encoded batch
-	MaxLost       = 4096    // chunks that one record says are lost
 	MaxCondemned  = 1024    // chunks that one record condemns, or removes
 	MaxMoved      = 1024    // chunks that one record moves
 	MaxDropped    = 1024    // packs that one record drops
+	MaxLost       = 4096    // chunks that one record says are lost, or found again
 )
 
 // Kind tells records apart. Numbers are never used again for something else.
@@ -70,8 +70,9 @@ const (
 	KindRemove       Kind = 16
 	KindMove         Kind = 17
 	KindDrop         Kind = 18
+	KindFound        Kind = 21
 
-	lastKind = KindDrop
+	lastKind = KindFound
 )
 
 // Record is one of the pointer types below.
@@ -382,6 +383,13 @@ type Drop struct {
 	Packs []id.Pack `cbor:"1,keyasint"`
 }
 
+// Found says that chunks which lie in a pack and are marked as damaged can be read
+// again, named by their offsets, which ascend: they are live from now on.
+type Found struct {
+	Pack    id.Pack  `cbor:"1,keyasint"`
+	Offsets []uint32 `cbor:"2,keyasint"`
+}
+
 func (*Adopt) Kind() Kind        { return KindAdopt }
 func (*List) Kind() Kind         { return KindList }
 func (*Put) Kind() Kind          { return KindPut }
@@ -400,6 +408,7 @@ func (*Condemn) Kind() Kind      { return KindCondemn }
 func (*Remove) Kind() Kind       { return KindRemove }
 func (*Move) Kind() Kind         { return KindMove }
 func (*Drop) Kind() Kind         { return KindDrop }
+func (*Found) Kind() Kind        { return KindFound }
 
 func (r *Adopt) Realm() id.Realm        { return r.In }
 func (r *List) Realm() id.Realm         { return r.In }
@@ -419,6 +428,7 @@ func (r *Condemn) Realm() id.Realm      { return r.In }
 func (r *Remove) Realm() id.Realm       { return r.In }
 func (r *Move) Realm() id.Realm         { return r.In }
 func (*Drop) Realm() id.Realm           { return 0 }
+func (*Found) Realm() id.Realm          { return 0 }
 
 // blank returns a new record of a kind, nil when there is none.
 func blank(k Kind) Record {
@@ -459,6 +469,8 @@ func blank(k Kind) Record {
 		return new(Move)
 	case KindDrop:
 		return new(Drop)
+	case KindFound:
+		return new(Found)
 	}
 	return nil
 }

@@ -151,6 +151,9 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 	KindDrop: func(t *rapid.T, _ id.Realm) Record {
 		return &Drop{Packs: list(t, "packs", func() id.Pack { return random[id.Pack](t, "pack") })}
 	},
+	KindFound: func(t *rapid.T, _ id.Realm) Record {
+		return &Found{Pack: random[id.Pack](t, "pack"), Offsets: list(t, "offsets", func() uint32 { return u32.Draw(t, "offset") })}
+	},
 	KindReshard: func(t *rapid.T, _ id.Realm) Record {
 		return &Reshard{Pack: random[id.Pack](t, "pack"), Index: u8.Draw(t, "index"), Old: place(t), New: place(t)}
 	},
@@ -275,6 +278,7 @@ func fixtures() []Record {
 		&Move{In: 1, Pack: id.Pack{1}, K: 2, M: 1, Slice: 1 << 20, Size: 1<<20 + 8192, Writer: id.Writer{2}, Counter: 300, Shards: []Place{at(1, 0), at(2, 1), at(3, 2)}, Entries: []pack.Entry{e}, Body: 8192,
 			Sources: []id.Pack{{4}}, From: []uint32{1}},
 		&Drop{Packs: []id.Pack{{4}, {5}}},
+		&Found{Pack: id.Pack{1}, Offsets: []uint32{0, 70000}},
 	}
 }
 
