@@ -68,7 +68,7 @@ func (r *rig) totals() (t index.Totals) {
 }
 
 // held is how many bytes of shards all nodes hold, those that are deleted left out.
-func (r *rig) held() (n int64) {
+func (r *rig) heldBytes() (n int64) {
 	r.t.Helper()
 	for _, nd := range r.nodes {
 		u, err := nd.Usage(context.Background())
@@ -136,7 +136,7 @@ func TestCollect(t *testing.T) {
 	if after.SealedBytes != after.LiveBytes || before.SealedBytes-after.SealedBytes < 30<<20 || after.UniqueBytes > 3<<20+100 {
 		t.Errorf("totals before %+v, after %+v", before, after)
 	}
-	if held := r.held(); held > 3<<20*2+4<<20 {
+	if held := r.heldBytes(); held > 3<<20*2+4<<20 {
 		t.Errorf("the nodes hold %d bytes", held)
 	}
 	if out = r.collect(true); out.Condemned+out.Removed+out.Dropped+out.Moved > 0 {
@@ -317,7 +317,7 @@ func TestSparsePacksAreRewritten(t *testing.T) {
 		t.Errorf("%d bytes are dead, of %d", payload-live, payload)
 	}
 	// 8 MiB in 4+2, and heads, and the log.
-	if held := r.held(); held > 12<<20*5/4 {
+	if held := r.heldBytes(); held > 12<<20*5/4 {
 		t.Errorf("the nodes hold %d bytes for 8 MiB", held)
 	}
 	if again := r.collect(true); again.Moved > 0 {

@@ -48,6 +48,9 @@ func jobFields(j Job) (out []record.UserField) {
 		add("deep", "yes")
 	}
 	number("done", j.Done)
+	if j.Options.DryRun {
+		add("dry-run", "yes")
+	}
 	at("ended", j.Ended)
 	add("error", j.Error)
 	add("kind", j.Kind)
@@ -78,6 +81,10 @@ func parseJob(key string, fields []record.UserField) (j Job, err error) {
 			}
 		case "done":
 			number = &j.Done
+		case "dry-run":
+			if j.Options.DryRun = f.Value == "yes"; !j.Options.DryRun {
+				return Job{}, bad("whether it changed anything")
+			}
 		case "rate":
 			number = &j.Options.Rate
 		case "total":

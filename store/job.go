@@ -197,7 +197,7 @@ func (s *Store) beginJob(parent context.Context, kind, trigger string, opt JobOp
 	if !ok {
 		return nil, nil, fmt.Errorf("%w: no kind of job is called %.40q; there are %s", ErrInvalid, kind, strings.Join(s.JobKinds(), ", "))
 	}
-	if opt.Deep && kind != JobScrub || (opt.Now || opt.Purge || opt.DryRun) && kind != JobCollect || opt.Rate > 0 && kind != JobScrub && kind != JobCollect {
+	if opt.Deep && kind != JobScrub || (opt.Now || opt.Purge) && kind != JobCollect || opt.DryRun && kind != JobScrub && kind != JobCollect || opt.Rate > 0 && kind != JobScrub && kind != JobCollect {
 		return nil, nil, fmt.Errorf("%w: a job of kind %s is told nothing like that", ErrInvalid, kind)
 	}
 	if js.stopped {

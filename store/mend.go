@@ -47,7 +47,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		}
 	}()
 	moved := 0
-	if slices.ContainsFunc(found, func(b badShard) bool { return b.m == nil }) {
+	if !sc.opt.DryRun && slices.ContainsFunc(found, func(b badShard) bool { return b.m == nil }) {
 		if moved, err = sc.moveAway(ctx, p); err != nil {
 			return err
 		}
@@ -60,8 +60,11 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 	sc.read(l.bytes)
 	if l.lost && l.row.Kind == pack.Data && l.row.Live == 0 {
 		// Nothing refers to what is lost. That it is no hit any more is all there is to do.
-		_, err := s.lose(context.WithoutCancel(ctx), p)
 		r.DeadPacks++
+		if sc.opt.DryRun {
+			return nil
+		}
+		_, err := s.lose(context.WithoutCancel(ctx), p)
 		return over(err)
 	}
 	sc.count(p, l)
@@ -98,6 +101,13 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 			r.LostPacks++
 			r.LostBytes += l.row.Live
 			r.find(fmt.Errorf("pack %v has all that was written, and cannot be opened: %w", p, l.torn))
+		}
+		return nil
+	case sc.opt.DryRun:
+		r.Left += len(l.bad)
+		r.After[have]++
+		for _, b := range l.bad {
+			r.find(fmt.Errorf("%s: %w", b.kind, b.err))
 		}
 		return nil
 	}
@@ -199,9 +209,12 @@ func (sc *scrubbing) lose(ctx context.Context, p id.Pack, l *look) error {
 		sc.res.find(fmt.Errorf("pack %v, a piece of a snapshot of the index, of which the next will not need it: %w", p, l.torn))
 		return nil
 	}
-	row, err := sc.s.lose(context.WithoutCancel(ctx), p)
-	if err == nil && row.Kind == pack.Log {
-		sc.s.replaceLog(row.Seq)
+	row, err := l.row, error(nil)
+	if !sc.opt.DryRun {
+		row, err = sc.s.lose(context.WithoutCancel(ctx), p)
+		if err == nil && row.Kind == pack.Log {
+			sc.s.replaceLog(row.Seq)
+		}
 	}
 	sc.s.scrubs.note(p, true)
 	sc.res.LostPacks++

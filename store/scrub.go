@@ -33,7 +33,7 @@ const (
 // took so far. Damaged is Repaired, Left and Passing together.
 type ScrubResult struct {
 	Deep     bool `json:"deep"`
-	Complete bool `json:"complete"` // every pack that there was when it began was read
+	Complete bool `json:"complete"` // every pack that there was when it began was read, and every node listed
 	Runs     int  `json:"runs"`
 	// Packs were read, as far as their nodes could be asked; dead ones, in which
 	// nothing lies any more, were not. Bytes are those of shards that were right.
@@ -57,6 +57,19 @@ type ScrubResult struct {
 	Before   map[int]int `json:"packs_by_good_shards,omitempty"`
 	After    map[int]int `json:"packs_by_good_shards_after,omitempty"`
 	Findings []string    `json:"findings,omitempty"` // the first
+
+	// Of the nodes' lists. None of it is damage, nor among Damaged. A dry run counts as
+	// removed what it would remove.
+	Orphans      int    `json:"orphans,omitempty"` // shards of packs that are no part of the store: removed
+	OrphanBytes  uint64 `json:"orphan_bytes,omitempty"`
+	Stale        int    `json:"stale,omitempty"` // copies of shards that lie elsewhere, and are right there: removed
+	StaleBytes   uint64 `json:"stale_bytes,omitempty"`
+	Renewed      int    `json:"renewed,omitempty"` // named, and of another instance than the index says: kept
+	Foreign      int    `json:"foreign,omitempty"` // not written by this store: left alone
+	ForeignBytes uint64 `json:"foreign_bytes,omitempty"`
+	Undecided    int    `json:"undecided,omitempty"`  // named nowhere, and left to the next pass
+	NotListed    int    `json:"not_listed,omitempty"` // nodes
+	DryRun       bool   `json:"dry_run,omitempty"`
 }
 
 func (r *ScrubResult) find(err error) {
@@ -96,6 +109,9 @@ func (r *ScrubResult) err() error {
 	}
 	if n := r.NotAsked; n > 0 {
 		errs = append(errs, fmt.Errorf("%w: %s could not be read, of which nothing is known", ErrUnavailable, countOf(n, "shard", "shards")))
+	}
+	if n := r.NotListed; n > 0 {
+		errs = append(errs, fmt.Errorf("%w: %s could not be asked what they hold", ErrUnavailable, countOf(n, "node", "nodes")))
 	}
 	return errors.Join(errs...)
 }
@@ -177,23 +193,34 @@ func parseScrub(fields []record.UserField) (st scrubState, err error) {
 	return st, nil
 }
 
-// saveScrub notes how far a pass is, when writes are taken.
+// saveScrub notes how far a pass is, when clients' writes are taken.
 func (s *Store) saveScrub(ctx context.Context, deep bool, st scrubState) error {
-	s.scrubs.mu.Lock()
-	s.scrubs.states[deep] = st
-	s.scrubs.mu.Unlock()
-	b, err := json.Marshal(st)
-	if err != nil {
+	if err := cmp.Or(s.Failure(), s.takesData()); err != nil {
+		s.keepScrub(deep, st)
 		return err
 	}
-	if err := cmp.Or(s.Failure(), s.takesData()); err != nil {
+	return s.noteScrub(ctx, deep, st, true)
+}
+
+func (s *Store) keepScrub(deep bool, st scrubState) {
+	s.scrubs.mu.Lock()
+	defer s.scrubs.mu.Unlock()
+	s.scrubs.states[deep] = st
+}
+
+// noteScrub notes how far a pass is. Unless it is refused as clients' writes are, it may
+// take the room that is left for the log.
+func (s *Store) noteScrub(ctx context.Context, deep bool, st scrubState, client bool) error {
+	s.keepScrub(deep, st)
+	b, err := json.Marshal(st)
+	if err != nil {
 		return err
 	}
 	in, err := s.hiddenBucket(ctx, scrubBucket, true)
 	if err != nil {
 		return err
 	}
-	return s.writer.submit(ctx, &submission{client: true, decide: func(d *decision) (func() error, error) {
+	return s.writer.submit(ctx, &submission{client: client, decide: func(d *decision) (func() error, error) {
 		p := &put{b: in, rec: record.Put{In: in.Realm, Bucket: in.ID, Key: []byte(scrubKey(deep)), Attrs: record.Attrs{User: []record.UserField{{Name: "state", Value: string(b)}}}}}
 		return p.decide(d)
 	}})
@@ -256,6 +283,9 @@ func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
 	default:
 		s.log.Info("a scrub found everything sound", "deep", res.Deep, "packs", res.Packs)
 	}
+	if res.Orphans+res.Stale+res.Foreign > 0 {
+		s.log.Info("shards that no row names", "dry run", res.DryRun, "orphans", res.Orphans, "orphan bytes", res.OrphanBytes, "stale", res.Stale, "stale bytes", res.StaleBytes, "foreign", res.Foreign, "undecided", res.Undecided)
+	}
 	return res, err
 }
 
@@ -263,22 +293,26 @@ func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
 // IDs, and makes anew what is missing or damaged on members that are up: from others
 // that match their digests, each chunk opened, and counted once it was read back and
 // logged. A node that could not be asked is no damage; it leaves the pass incomplete.
-// One pack is in memory at a time, in the share for that. A pass that was cut off goes
-// on where it was.
+// One pack is in memory at a time, in the share for that. Then the nodes' lists are held
+// against the index, and what is named nowhere and never will be is removed. A pass that
+// was cut off goes on where it was; a dry run changes nothing, and begins anew each time.
 func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*ScrubResult, error) {
 	sc := &scrubbing{s: s, opt: opt, saved: time.Now()}
 	sc.state = s.scrubs.state(opt.Deep)
 	cursor := id.Pack{}
-	if sc.state.Pass != nil {
+	if sc.state.Pass != nil && !opt.DryRun {
 		cursor, _ = id.ParsePack(sc.state.Cursor) // which was looked at when it was read
 		sc.res = sc.state.Pass.clone()
 	} else {
 		sc.state.Began = s.now()
-		sc.res = &ScrubResult{Deep: opt.Deep, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
+		sc.res = &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
 	}
 	sc.res.Runs++
 	began, before := time.Now(), sc.res.Seconds
 	cursor, err := sc.walk(ctx, cursor, report)
+	if err == nil {
+		err = sc.compare(ctx, cursor)
+	}
 	sc.res.Seconds = before + time.Since(began).Seconds()
 	if err != nil {
 		// What is written is not thrown away, and what was read is not read again.
@@ -291,7 +325,10 @@ func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, tot
 		}
 		return sc.res, err
 	}
-	sc.res.Complete = sc.res.NotAsked == 0
+	sc.res.Complete = sc.res.NotAsked+sc.res.NotListed == 0
+	if opt.DryRun {
+		return sc.res, sc.res.err()
+	}
 	st := scrubState{Last: sc.state.Last}
 	if sc.res.Complete {
 		st.Last = &ScrubPass{Deep: opt.Deep, Began: sc.state.Began, Ended: s.now(), Left: sc.res.Left, Lost: sc.res.LostPacks + sc.res.Broken}
@@ -396,11 +433,19 @@ func (sc *scrubbing) walk(ctx context.Context, cursor id.Pack, report func(done,
 
 // save notes how far the pass is; nothing of it waits to be logged.
 func (sc *scrubbing) save(ctx context.Context, cursor id.Pack) {
-	sc.saved = time.Now()
-	sc.state.Cursor, sc.state.Pass = cursor.String(), sc.res.clone().fit()
+	if sc.opt.DryRun {
+		return
+	}
+	sc.mark(cursor)
 	if err := sc.s.saveScrub(ctx, sc.opt.Deep, sc.state); err != nil && !errors.Is(err, ErrClosed) {
 		sc.s.log.Warn("how far a scrub is is not noted: after a restart it goes on from before", "err", err)
 	}
+}
+
+// mark takes into the state how far the pass is.
+func (sc *scrubbing) mark(cursor id.Pack) {
+	sc.saved = time.Now()
+	sc.state.Cursor, sc.state.Pass = cursor.String(), sc.res.clone().fit()
 }
 
 // read counts bytes that were read or written.

@@ -178,11 +178,39 @@ var mutants = []mutant{
 		{"store/mend.go", "	return inst, s.readBack(ctx, m, node.Key{Pack: l.g.pack, Index: b.place.Index}, sh)\n", "	return inst, nil\n"}},
 		pkg: "./store", args: []string{"-run", "TestScrubCountsWhatItHasReadBack"}},
 	{name: "S3", bug: "call a pass complete that could not ask a node", edits: []edit{
-		{"store/scrub.go", "	sc.res.Complete = sc.res.NotAsked == 0\n", "	sc.res.Complete = true\n"}},
+		{"store/scrub.go", "	sc.res.Complete = sc.res.NotAsked+sc.res.NotListed == 0\n", "	sc.res.Complete = true\n"}},
 		pkg: "./store", args: []string{"-run", "TestScrubAsksInVain"}},
 	{name: "S4", bug: "write a shard anew that has not its logged digest", edits: []edit{
 		{"store/mend.go", "	if !b.place.Node.IsZero() && l.enc.Digests[i] != b.place.Digest && !l.trusted {\n", "	if false {\n"}},
 		pkg: "./store", args: []string{"-run", "TestScrubTrustsNoParity"}},
+	{name: "W13", bug: "in the orphan check look up before listing", edits: []edit{
+		{"store/scrub.go", "	holds         bool // the token of repairs\n", "	holds         bool // the token of repairs\n	seen          map[id.Pack]bool\n"},
+		{"store/orphans.go", "			page, err := s.listShards(ctx, m, after)\n", `			sc.seen = map[id.Pack]bool{}
+			if err := s.view(func(rd index.Reader) error {
+				return rd.EachPack(func(p id.Pack, _ index.PackRow) error {
+					sc.seen[p] = true
+					return nil
+				})
+			}); err != nil {
+				return err
+			}
+			page, err := s.listShards(ctx, m, after)
+`},
+		{"store/orphans.go", "			known := err == nil\n", "			known := sc.seen[info.Key.Pack]\n			if !known {\n				row = index.PackRow{}\n			}\n"},
+		{"store/orphans.go", "			case errors.Is(err, index.ErrNotFound) && x.over(low, head.Seq):\n", "			case !sc.seen[x.key.Pack] && x.over(low, head.Seq):\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubListsFirst"}},
+	{name: "O1", bug: "take shards of packs that are on their way for orphans", edits: []edit{
+		{"store/orphans.go", "	return x.retired || x.counter < low\n", "	return true\n"}},
+		pkg: "./store", args: []string{"-run", "TestScrubLeavesWhatIsOnItsWay"}},
+	{name: "O2", bug: "take for an orphan what a log pack adopts of which nothing is known", edits: []edit{
+		{"store/orphans.go", "	if !sc.opt.DryRun {\n		// Of a pack below", "	if false {\n		// Of a pack below"}},
+		pkg: "./store", args: []string{"-run", "TestScrubWaitsForTheLog"}},
+	{name: "O3", bug: "remove the copy of a shard that is not right elsewhere", edits: []edit{
+		{"store/orphans.go", "		whole := l.dead || ", "		whole := true || l.dead || "}},
+		pkg: "./store", args: []string{"-run", "TestScrubKeepsTheLastCopy"}},
+	{name: "O4", bug: "remove orphans on the word of an index that is not proved", edits: []edit{
+		{"store/orphans.go", "	if len(orphans)+len(copies) > 0 && !sc.opt.DryRun {\n", "	if false {\n"}},
+		pkg: "./store", args: []string{"-run", "TestDamagedIndexMakesNoOrphans"}},
 	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
 		{"store/packs.go", "		if known = err == nil && row.State == index.Live; known {\n", "		if known = err == nil; known {\n"}},
 		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},
