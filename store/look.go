@@ -39,6 +39,8 @@ type look struct {
 	g    geometry
 	w    *whole
 	dead bool // no chunk lies in it any more: not read
+	// marked: of the chunks that lie in it some are marked as damaged.
+	marked bool
 
 	good     map[record.Place]bool // read, and what was written
 	bad      []badShard
@@ -58,6 +60,7 @@ type look struct {
 	trusted bool
 	chunks  int // opened
 	broken  []brokenChunk
+	found   []index.ChunkRow // opened, and marked as damaged
 }
 
 type brokenChunk struct {
@@ -113,7 +116,7 @@ func (s *Store) look(ctx context.Context, p id.Pack, open bool) (*look, error) {
 		if l.dead = empty(l.row); l.dead {
 			return nil
 		}
-		if l.g, err = s.locate(rd, p); err != nil || !open {
+		if l.g, err = s.locate(rd, p); err != nil {
 			return err
 		}
 		if residents, err = rd.Residents(p); err != nil {
@@ -124,7 +127,10 @@ func (s *Store) look(ctx context.Context, p id.Pack, open bool) (*look, error) {
 			if err != nil {
 				return err
 			}
-			rows = append(rows, row)
+			l.marked = l.marked || row.State == index.Damaged
+			if open {
+				rows = append(rows, row)
+			}
 		}
 		return nil
 	}); err != nil {
@@ -237,7 +243,9 @@ func (s *Store) lookInside(l *look, residents []index.Resident, rows []index.Chu
 	for i, row := range rows {
 		switch err := s.verifyChunk(buf, row, residents[i], opened.Payload); {
 		case err == nil:
-			l.chunks++
+			if l.chunks++; row.State == index.Damaged {
+				l.found = append(l.found, row)
+			}
 		case errors.Is(err, id.ErrNewer):
 			l.notAsked = append(l.notAsked, err)
 		case errors.Is(err, errOtherID):

@@ -130,16 +130,20 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		done.shards = append(done.shards, re)
 		l.have[b.place.Index] = true
 	}
+	if l.shards() == l.g.k+l.g.m { // what counts as stored must survive what was promised
+		done.found = l.found
+	}
 	sc.add(done, l)
 	return nil
 }
 
 // add puts a pack into the batch.
 func (sc *scrubbing) add(done mended, l *look) {
-	if len(done.shards) == 0 {
+	if len(done.shards)+len(done.found) == 0 {
 		sc.res.After[l.shards()]++
 		return
 	}
+	sc.chunks += len(done.found)
 	done.more = l.shards() - done.before
 	if len(sc.batch) == 0 {
 		sc.since = time.Now()
@@ -168,9 +172,14 @@ func (sc *scrubbing) flush(ctx context.Context) error {
 			sc.res.Repaired += len(b.shards)
 			sc.res.Shards += len(b.shards)
 			sc.res.After[b.before+b.more]++
+			n, ferr := sc.s.regain(ctx, b.pack, b.found)
+			if sc.res.Found += n; ferr != nil {
+				sc.res.find(ferr)
+				err = cmp.Or(err, over(ferr))
+			}
 		}
 	}
-	sc.batch, sc.shards, sc.bytes = nil, 0, 0
+	sc.batch, sc.shards, sc.bytes, sc.chunks = nil, 0, 0, 0
 	return over(err)
 }
 

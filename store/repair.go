@@ -21,6 +21,7 @@ import (
 type Repaired struct {
 	Packs  int // packs that were short and are whole again
 	Shards int // shards made anew, written, read back and logged
+	Found  int // chunks that were marked as damaged and are stored again
 	Short  int // packs that are still short: see Errs
 	Lost   int // packs that have fewer shards left than they need, for good
 	// LostBytes is what those packs hold that something refers to, sealed.
@@ -93,6 +94,7 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 	var (
 		batch         []remade
 		shards, bytes int
+		chunks        int // that can be read again
 		problem       = func(p id.Pack, err error) {
 			if errors.Is(err, errLost) {
 				row, lerr := s.lose(ctx, p)
@@ -122,9 +124,14 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 				case len(batch[i].shards) > 0:
 					out.Packs++
 					out.Shards += len(batch[i].shards)
+					n, ferr := s.regain(context.WithoutCancel(ctx), batch[i].pack, batch[i].found)
+					if out.Found += n; ferr != nil {
+						out.fail(ferr)
+						err = errors.Join(err, over(ferr))
+					}
 				}
 			}
-			batch, shards, bytes = batch[:0], 0, 0
+			batch, shards, bytes, chunks = batch[:0], 0, 0, 0
 			return err
 		}
 	)
@@ -137,6 +144,9 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		)
 		if err == nil {
 			r, size, err = s.repairPack(ctx, p)
+			if errors.Is(err, errLost) { // one wrong reading gives up no pack
+				r, size, err = s.repairPack(ctx, p)
+			}
 		}
 		if cerr := context.Cause(ctx); err != nil && cerr != nil { // which says nothing of the pack
 			return out, errors.Join(cerr, flush())
@@ -148,8 +158,8 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 			}
 			continue
 		}
-		batch, shards, bytes = append(batch, r), shards+len(r.shards), bytes+size
-		if shards >= repairShards || bytes >= repairBytes {
+		batch, shards, bytes, chunks = append(batch, r), shards+len(r.shards), bytes+size, chunks+len(r.found)
+		if shards >= repairShards || bytes >= repairBytes || chunks >= repairChunks {
 			if err := flush(); over(err) != nil {
 				return out, err
 			}
@@ -169,6 +179,7 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 type RepairResult struct {
 	Packs     int    `json:"packs"`
 	Shards    int    `json:"shards"`
+	Found     int    `json:"found_chunks,omitempty"`
 	Short     int    `json:"short"`
 	Lost      int    `json:"lost"`
 	LostBytes uint64 `json:"lost_bytes"`
@@ -190,7 +201,7 @@ func (s *Store) runRepair(ctx context.Context, r *run) (any, error) {
 	case out.Packs > 0:
 		s.log.Info("repaired", "packs", out.Packs, "shards", out.Shards)
 	}
-	return RepairResult{Packs: out.Packs, Shards: out.Shards, Short: out.Short, Lost: out.Lost, LostBytes: out.LostBytes}, err
+	return RepairResult{Packs: out.Packs, Shards: out.Shards, Found: out.Found, Short: out.Short, Lost: out.Lost, LostBytes: out.LostBytes}, err
 }
 
 // The new places of many packs go into one log pack, within these bounds: a log
@@ -199,12 +210,14 @@ func (s *Store) runRepair(ctx context.Context, r *run) (any, error) {
 const (
 	repairShards = 256
 	repairBytes  = 256 << 20 // written and not yet logged: what a crash makes orphans of
+	repairChunks = 16 << 10  // that can be read again, and are held until it is logged
 )
 
 // remade is a pack with shards made anew, written and read back.
 type remade struct {
 	pack   id.Pack
 	shards []*record.Reshard
+	found  []index.ChunkRow // of the pack, which was opened: marked as damaged, and they open
 }
 
 // logRemade logs the new places of the batch. moved says of which packs nothing
@@ -313,9 +326,13 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		g   geometry
 		set = s.members.Load()
 	)
+	var marked []index.ChunkRow
 	if err := s.view(func(r index.Reader) (err error) {
-		if row, err = r.Pack(p); err == nil {
-			g, err = s.locate(r, p)
+		if row, err = r.Pack(p); err != nil {
+			return err
+		}
+		if g, err = s.locate(r, p); err == nil {
+			marked, err = markedIn(r, p)
 		}
 		return err
 	}); err != nil {
@@ -325,7 +342,11 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 	if len(missing) == 0 || len(g.places) == 0 {
 		return out, 0, nil
 	}
-	w, err := s.newWhole(ctx, g, 0)
+	plain := 0 // bytes of the largest chunk that may be opened
+	for _, row := range marked {
+		plain = max(plain, int(row.Info.PlainLen))
+	}
+	w, err := s.newWhole(ctx, g, weigh(plain))
 	if err != nil {
 		return out, 0, err
 	}
@@ -387,7 +408,34 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		size += enc.Header.ShardLen()
 		out.shards = append(out.shards, &record.Reshard{Pack: p, Index: old.Index, Old: old, New: place})
 	}
+	if len(marked) > 0 {
+		buf := s.chunks.get(plain)
+		defer s.chunks.put(buf)
+		for _, row := range marked {
+			if s.verifyChunk(buf, row, index.Resident{Realm: row.Realm, Chunk: row.Chunk}, opened.Payload) == nil {
+				out.found = append(out.found, row)
+			}
+		}
+	}
 	return out, size, nil
+}
+
+// markedIn lists the chunks that lie in a pack and are marked as damaged.
+func markedIn(r index.Reader, p id.Pack) (out []index.ChunkRow, err error) {
+	residents, err := r.Residents(p)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range residents {
+		row, err := r.Chunk(x.Realm, x.Chunk)
+		if err != nil {
+			return nil, err
+		}
+		if row.State == index.Damaged {
+			out = append(out, row)
+		}
+	}
+	return out, nil
 }
 
 // elsewhere says where shards of a pack may go that have no place any more: to one
@@ -474,6 +522,56 @@ func (s *Store) lose(ctx context.Context, p id.Pack) (row index.PackRow, err err
 		}
 		if !l.more {
 			return row, nil
+		}
+	}
+}
+
+// regain logs that chunks of a pack which are marked as damaged can be read again, and
+// counts them: they were opened, in a pack that is as wide as it was promised. What was
+// stored again meanwhile, or lies elsewhere, is not among them.
+func (s *Store) regain(ctx context.Context, p id.Pack, chunks []index.ChunkRow) (n int, err error) {
+	for part := range slices.Chunk(chunks, s.cfg.loseAtOnce) {
+		var rec record.Found
+		if err := s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+			rec = record.Found{Pack: p}
+			for _, c := range part {
+				row, err := d.round.Chunk(c.Realm, c.Chunk)
+				if err != nil && !errors.Is(err, index.ErrNotFound) {
+					return nil, &fatalError{err}
+				}
+				if err == nil && row.Pack == p && row.Offset == c.Offset && row.State == index.Damaged {
+					rec.Offsets = append(rec.Offsets, c.Offset)
+				}
+			}
+			return func() error {
+				if len(rec.Offsets) == 0 {
+					return nil
+				}
+				return d.emit(&rec)
+			}, nil
+		}}); err != nil {
+			return n, fmt.Errorf("pack %v: chunks that can be read again are still marked as damaged: %w", p, err)
+		}
+		n += len(rec.Offsets)
+	}
+	if n > 0 {
+		s.log.Info("chunks that were taken for lost can be read again", "pack", p.String(), "chunks", n)
+		s.foundAgain(p)
+	}
+	return n, nil
+}
+
+// foundAgain takes a pack out of those that the last repair found lost.
+func (s *Store) foundAgain(p id.Pack) {
+	for {
+		known := s.lost.Load()
+		if known == nil || !(*known)[p] {
+			return
+		}
+		without := maps.Clone(*known)
+		delete(without, p)
+		if s.lost.CompareAndSwap(known, &without) {
+			return
 		}
 	}
 }

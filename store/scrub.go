@@ -70,6 +70,8 @@ type ScrubResult struct {
 	Undecided    int    `json:"undecided,omitempty"`  // named nowhere, and left to the next pass
 	NotListed    int    `json:"not_listed,omitempty"` // nodes
 	DryRun       bool   `json:"dry_run,omitempty"`
+	// Found are chunks that were marked as damaged and are stored again.
+	Found int `json:"found_chunks,omitempty"`
 }
 
 func (r *ScrubResult) find(err error) {
@@ -265,6 +267,7 @@ type scrubbing struct {
 	// there are any, no repair runs beside it.
 	batch         []mended
 	shards, bytes int
+	chunks        int // that can be read again
 	since         time.Time
 	holds         bool // the token of repairs
 }
@@ -416,7 +419,7 @@ func (sc *scrubbing) walk(ctx context.Context, cursor id.Pack, report func(done,
 			cursor = p
 			done := uint64(sc.res.Packs + sc.res.DeadPacks)
 			report(done, max(done, total))
-			if len(sc.batch) > 0 && (sc.shards >= repairShards || sc.bytes >= repairBytes || time.Since(sc.since)+4*sc.due > scrubGather) || time.Since(sc.saved) > scrubSave {
+			if len(sc.batch) > 0 && (sc.shards >= repairShards || sc.bytes >= repairBytes || sc.chunks >= repairChunks || time.Since(sc.since)+4*sc.due > scrubGather) || time.Since(sc.saved) > scrubSave {
 				if err := sc.flush(context.WithoutCancel(ctx)); err != nil {
 					return cursor, err
 				}
@@ -502,7 +505,7 @@ func (sc *scrubbing) pack(ctx context.Context, p id.Pack) error {
 	}
 	found := l.bad
 	sc.read(l.bytes)
-	if len(found) == 0 && !l.unreadable() {
+	if len(found) == 0 && !l.unreadable() && !l.marked {
 		defer l.release()
 		sc.count(p, l)
 		if !l.dead {
