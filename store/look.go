@@ -64,8 +64,9 @@ type look struct {
 }
 
 type brokenChunk struct {
-	kind string
-	err  error
+	chunk chunkKey
+	kind  string
+	err   error
 }
 
 func (l *look) release() {
@@ -243,15 +244,16 @@ func (s *Store) lookInside(l *look, residents []index.Resident, rows []index.Chu
 	for i, row := range rows {
 		switch err := s.verifyChunk(buf, row, residents[i], opened.Payload); {
 		case err == nil:
+			s.scrubs.noteBroken(chunkKey{row.Realm, row.Chunk}, false)
 			if l.chunks++; row.State == index.Damaged {
 				l.found = append(l.found, row)
 			}
 		case errors.Is(err, id.ErrNewer):
 			l.notAsked = append(l.notAsked, err)
 		case errors.Is(err, errOtherID):
-			l.broken = append(l.broken, brokenChunk{damageID, fmt.Errorf("pack %v, chunk at %d: %w", l.g.pack, row.Offset, err)})
+			l.broken = append(l.broken, brokenChunk{chunkKey{row.Realm, row.Chunk}, damageID, fmt.Errorf("pack %v, chunk at %d: %w", l.g.pack, row.Offset, err)})
 		default:
-			l.broken = append(l.broken, brokenChunk{damageChunk, fmt.Errorf("pack %v, chunk at %d: %w", l.g.pack, row.Offset, err)})
+			l.broken = append(l.broken, brokenChunk{chunkKey{row.Realm, row.Chunk}, damageChunk, fmt.Errorf("pack %v, chunk at %d: %w", l.g.pack, row.Offset, err)})
 		}
 	}
 	l.trusted = l.chunks == len(rows)

@@ -98,6 +98,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		r.Left += len(l.bad)
 		r.After[have]++
 		if l.unreadable() {
+			s.scrubs.note(p, true)
 			r.LostPacks++
 			r.LostBytes += l.row.Live
 			r.find(fmt.Errorf("pack %v has all that was written, and cannot be opened: %w", p, l.torn))

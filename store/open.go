@@ -172,6 +172,9 @@ func newStore(cfg Config) (s *Store, err error) {
 	if cfg.loseAtOnce == 0 {
 		cfg.loseAtOnce = record.MaxLost
 	}
+	if cfg.walkAtOnce == 0 {
+		cfg.walkAtOnce = damagedWalk
+	}
 	if cfg.ListWindow == 0 {
 		cfg.ListWindow = listWindow
 	}

@@ -142,6 +142,7 @@ type scrubs struct {
 	mu     sync.Mutex
 	states map[bool]scrubState // by depth: deep or not
 	lost   map[id.Pack]bool    // packs that were found lost
+	broken map[chunkKey]bool   // chunks that do not open, in packs that are whole; at most maxBroken
 }
 
 func scrubKey(deep bool) string {
@@ -233,6 +234,26 @@ func (c *scrubs) known(p id.Pack) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lost[p]
+}
+
+// noteBroken takes in whether a chunk of a pack that is whole opens.
+func (c *scrubs) noteBroken(k chunkKey, broken bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !broken:
+		delete(c.broken, k)
+	case c.broken == nil:
+		c.broken = map[chunkKey]bool{k: true}
+	case len(c.broken) < maxBroken:
+		c.broken[k] = true
+	}
+}
+
+func (c *scrubs) isBroken(k chunkKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken[k]
 }
 
 func (c *scrubs) anyLost() bool {
@@ -537,6 +558,7 @@ func (sc *scrubbing) count(p id.Pack, l *look) {
 	}
 	for _, b := range l.broken {
 		r.Broken++
+		sc.s.scrubs.noteBroken(b.chunk, true)
 		r.count(b.kind, 1)
 		r.find(b.err)
 	}

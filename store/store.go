@@ -123,6 +123,8 @@ type Config struct {
 	idle bool
 	// loseAtOnce is how many chunks one record says are lost; default record.MaxLost.
 	loseAtOnce int
+	// walkAtOnce is how many chunks a page of Damaged looks up; default damagedWalk.
+	walkAtOnce int
 	// WholeLog makes an empty index from the whole log, snapshots unseen.
 	WholeLog bool
 	// ReplayTo, when not 0, is the last sequence that is applied to an index. Only
