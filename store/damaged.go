@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	maxDamaged  = 1000    // objects in a page
-	damagedWalk = 1 << 18 // chunks that are looked up for a page, and those of one object beyond
-	maxBroken   = 10_000  // chunks that do not open, in packs that are whole, and are remembered
+	maxDamaged      = 1000    // objects in a page
+	maxDamagedBytes = 1 << 18 // of their keys, and one key beyond
+	damagedWalk     = 1 << 18 // chunks that are looked up for a page, and those of one object beyond
+	maxBroken       = 10_000  // chunks that do not open, in packs that are whole, and are remembered
 )
 
 // DamagedCursor is where a page of [Store.Damaged] has ended.
@@ -80,6 +81,7 @@ type damageWalk struct {
 	limit int
 	page  DamagedPage
 	steps int // chunks that were looked up
+	bytes int // of keys in the page
 }
 
 // buckets walks the buckets by their numbers. errStop: the page is full.
@@ -114,7 +116,7 @@ func (w *damageWalk) bucket(ctx context.Context, b index.Bucket, opt index.ListO
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			if len(w.page.Objects) == w.limit || w.steps >= w.s.cfg.walkAtOnce {
+			if len(w.page.Objects) == w.limit || w.bytes >= maxDamagedBytes || w.steps >= w.s.cfg.walkAtOnce {
 				return errStop
 			}
 			bad := false
@@ -130,6 +132,7 @@ func (w *damageWalk) bucket(ctx context.Context, b index.Bucket, opt index.ListO
 			}
 			if bad {
 				w.page.Objects = append(w.page.Objects, DamagedObject{Bucket: b.Name, Key: o.Key, Version: o.Version, Current: o.Current, Size: o.Manifest.Size, Time: time.Unix(0, o.Time)})
+				w.bytes += len(o.Key)
 			}
 			w.page.Next = DamagedCursor{b.ID, o.Key, o.Version}
 			w.steps++

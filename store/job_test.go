@@ -559,6 +559,7 @@ func someJobs() []Job {
 		{ID: jid, Kind: JobRepair, Trigger: ByLoss, State: JobDone, Started: at, Ended: at.Add(time.Second), Done: 3, Total: 4, Unit: "packs", Result: json.RawMessage(`{"packs":3}`)},
 		{ID: jid, Kind: "scrub", Trigger: BySchedule, State: JobFailed, Started: at, Error: "x\u00fcx"},
 		{ID: jid, Kind: JobSnapshot, Trigger: ByRequest, State: JobCancelled, Started: at, Ended: at},
+		{ID: jid, Kind: JobScrub, Trigger: ByRequest, State: JobDone, Started: at, Ended: at, Options: JobOptions{Deep: true, Rate: 1000, DryRun: true}},
 	}
 }
 

@@ -191,7 +191,7 @@ func TestEngineThroughTheFace(t *testing.T) {
 	e.want(404, "GET", objects+"size/1", nil)
 	e.want(200, "POST", objects+"size/1?undelete", nil)
 	e.want(200, "GET", objects+"size/1", nil)
-	for _, path := range []string{"/v1/usage", "/v1/status", "/v1/nodes", "/v1/buckets", "/v1/buckets/main/objects?versions=true", "/v1/buckets/main/placement/size/9437184", "/readyz"} {
+	for _, path := range []string{"/v1/usage", "/v1/status", "/v1/nodes", "/v1/damaged", "/v1/buckets", "/v1/buckets/main/objects?versions=true", "/v1/buckets/main/placement/size/9437184", "/readyz"} {
 		h, b := e.want(200, "GET", path, nil)
 		readDocument(t).checkAnswer(t, "GET", strings.Split(path, "?")[0], 200, h, b)
 	}

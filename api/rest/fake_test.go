@@ -35,6 +35,7 @@ type fakeStore struct {
 	copies  []fakeCopy          // each Copy and Rename
 	jobs    []store.Job         // from old to new
 	counts  []store.JobCounts
+	damaged []store.DamagedObject
 }
 
 type fakeCopy struct {
@@ -402,6 +403,21 @@ func (f *fakeStore) Undelete(_ context.Context, bucket, key string) (store.Objec
 	vs[1].Current = true
 	b.objects[key] = vs[1:]
 	return vs[1].Object, nil
+}
+
+// Damaged of the fake: bucket numbers are positions in what is damaged.
+func (f *fakeStore) Damaged(_ context.Context, from store.DamagedCursor, limit int) (page store.DamagedPage, err error) {
+	defer f.mu.Unlock()
+	if err := f.enter("damaged", "", from.Key); err != nil {
+		return page, err
+	}
+	left := f.damaged[min(int(from.Bucket), len(f.damaged)):]
+	n := min(cmp.Or(limit, 1000), len(left))
+	page = store.DamagedPage{Objects: left[:n], Looked: n, More: n < len(left)}
+	if n > 0 {
+		page.Next = store.DamagedCursor{Bucket: from.Bucket + id.Bucket(n), Key: left[n-1].Key, Version: left[n-1].Version}
+	}
+	return page, nil
 }
 
 func (f *fakeStore) List(_ context.Context, bucket string, o store.ListOptions) (out store.Listing, err error) {

@@ -91,9 +91,10 @@ func TestJobRoutes(t *testing.T) {
 		r.want(400, kind, "GET", jobsPath+"?"+query, "")
 	}
 	// A scrub is told more than its kind, and says what it was told.
-	if a := r.want(202, "", "POST", jobsPath, `{"kind":"scrub","deep":true,"rate":1000}`); !strings.Contains(a.body, `"options":{"deep":true,"rate":1000}`) {
+	if a := r.want(202, "", "POST", jobsPath, `{"kind":"scrub","deep":true,"rate":1000,"dry_run":true}`); !strings.Contains(a.body, `"options":{"deep":true,"rate":1000,"dry_run":true}`) {
 		t.Errorf("a scrub was told nothing: %s", a.body)
 	}
+	r.want(400, "invalid-request", "POST", jobsPath, `{"kind":"repair","dry_run":true}`)
 	for body, kind := range map[string]string{`{"kind":"repair","deep":true}`: "invalid-request", `{"kind":"snapshot","rate":1}`: "invalid-request", `{"kind":"scrub","rate":-1}`: "invalid-body"} {
 		r.want(400, kind, "POST", jobsPath, body)
 	}

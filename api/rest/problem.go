@@ -68,7 +68,7 @@ var problems = []struct {
 	{store.ErrSuperseded, http.StatusServiceUnavailable, "superseded", "another gateway serves this store now"},
 	{store.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "see `cairn status` (GET /v1/status) for the nodes that are needed"},
 	{store.ErrClosed, http.StatusServiceUnavailable, "closing", "the server is stopping; try again when it is back"},
-	{store.ErrDamaged, http.StatusInternalServerError, "damaged", "the nodes do not hold these bytes any more; see `cairn status` (GET /v1/status); `cairn scrub` finds what is lost for good, and then the object can be stored again from another copy, which heals what shares its bytes too"},
+	{store.ErrDamaged, http.StatusInternalServerError, "damaged", "the nodes do not hold these bytes any more; see `cairn status` (GET /v1/status); `cairn scrub` finds what is lost for good, `cairn damaged` names it, and then the object can be stored again from another copy, which heals what shares its bytes too"},
 }
 
 // asProblem finds how an error is told to a client. Details of errors that are

@@ -65,6 +65,7 @@ type Store interface {
 	Rename(ctx context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error)
 	Placement(ctx context.Context, bucket, key string, o store.PlacementOptions) (store.Placement, error)
 	List(ctx context.Context, bucket string, o store.ListOptions) (store.Listing, error)
+	Damaged(ctx context.Context, from store.DamagedCursor, limit int) (store.DamagedPage, error)
 	BeginUpload(ctx context.Context, bucket, key string, o store.UploadOptions) (store.Upload, error)
 	Upload(ctx context.Context, id string) (store.Upload, error)
 	AppendUpload(ctx context.Context, id string, offset uint64, r io.Reader) (uint64, error)
@@ -208,6 +209,7 @@ func (f *face) routes() []route {
 		{method: http.MethodPost, path: jobsPath, handle: f.startJob},
 		{method: http.MethodGet, path: jobsPath + "/:job", handle: f.getJob},
 		{method: http.MethodDelete, path: jobsPath + "/:job", handle: f.cancelJob},
+		{method: http.MethodGet, path: damagedPath, handle: f.held(f.damaged), params: []string{"cursor", "limit"}},
 		{method: http.MethodGet, path: eventsPath, handle: f.events},
 	}
 	if f.cfg.First {

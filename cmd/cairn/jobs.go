@@ -34,8 +34,9 @@ type jobInfo struct {
 		Unit  string `json:"unit"`
 	} `json:"progress,omitempty"`
 	Options *struct {
-		Deep bool   `json:"deep"`
-		Rate uint64 `json:"rate,omitempty"`
+		Deep   bool   `json:"deep"`
+		Rate   uint64 `json:"rate,omitempty"`
+		DryRun bool   `json:"dry_run,omitempty"`
 	} `json:"options,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  string          `json:"error,omitempty"`
