@@ -555,3 +555,160 @@ func TestDamagedIndexMakesNoOrphans(t *testing.T) {
 		r.mustRead(key, b)
 	}
 }
+
+// dropping is a node that has a snapshot taken while a shard of a piece is read, or made
+// anew, for the first time: the piece is dropped, and its shards are deleted.
+type dropping struct {
+	node.Store
+	reads, puts *atomic.Pointer[id.Pack]
+	drop        func()
+}
+
+func (d *dropping) when(at *atomic.Pointer[id.Pack], p id.Pack) {
+	if x := at.Load(); x != nil && *x == p && at.CompareAndSwap(x, nil) {
+		d.drop()
+	}
+}
+
+func (d *dropping) Read(ctx context.Context, k node.Key, off int64, dst []byte) error {
+	d.when(d.reads, k.Pack)
+	return d.Store.Read(ctx, k, off, dst)
+}
+
+func (d *dropping) Put(ctx context.Context, by node.Authority, why node.Purpose, s node.Shard) (id.Instance, error) {
+	if h, err := pack.ParseHeader(s.Head); err == nil && why == node.ForRepair {
+		d.when(d.puts, h.Pack)
+	}
+	return d.Store.Put(ctx, by, why, s)
+}
+
+// TestFindingsOfDroppedPacks: a scrub, or a repair, is at a piece of a snapshot when that
+// is dropped. That it is gone is no damage, nothing is lost or short, and what was made
+// anew of it is an orphan of the next scrub (H29).
+func TestFindingsOfDroppedPacks(t *testing.T) {
+	for _, job := range []string{"light scrub", "deep scrub", "repair", "repair that has read"} {
+		t.Run(job, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			var reads, puts atomic.Pointer[id.Pack]
+			r.wrap = func(_ string, n node.Store) node.Store {
+				return &dropping{n, &reads, &puts, func() { r.snapshot() }}
+			}
+			r.idle()
+			r.wide()
+			r.snapshot()
+			var (
+				p      id.Pack
+				places []record.Place
+			)
+			for p, places = range r.placesOf(pack.Snapshot) { // of the first
+				break
+			}
+			r.snapshot()
+			at := &reads
+			switch job {
+			case "light scrub", "deep scrub":
+				at.Store(&p)
+				res, err := r.scrub(JobOptions{Rate: fast.Rate, Deep: job == "deep scrub"})
+				if err != nil || res.Damaged > 0 || res.LostPacks > 0 {
+					t.Errorf("%+v, %v", res, err)
+				}
+			default:
+				name := r.st.members.Load().byID[places[0].Node].info.Name
+				r.close()
+				r.wipe(name)
+				r.open()
+				r.replace(name)
+				r.close()
+				r.open()
+				r.put("behind", []byte("x"))
+				if job != "repair" {
+					at = &puts
+				}
+				at.Store(&p)
+				if rep, err := r.st.Repair(t.Context()); err != nil || rep.Short+rep.Lost > 0 || len(rep.Errs) > 0 {
+					t.Errorf("%+v, %v", rep, err)
+				}
+			}
+			if at.Load() != nil || !r.st.dropped(p) {
+				t.Fatal("it was not dropped meanwhile")
+			}
+			if res, err := r.scrub(fast); err != nil || res.Damaged > 0 {
+				t.Errorf("%+v, %v", res, err)
+			}
+			if left := r.unnamed(); len(left) > 0 {
+				t.Errorf("left are %+v", left)
+			}
+		})
+	}
+}
+
+// TestScrubBesideDrops: deep scrubs and repairs run over packs that are being dropped,
+// the pieces of snapshots that are not kept, with a node that was replaced, so that there
+// is something to repair. What is gone is no damage, nothing is lost, and in the end no
+// shard is left of it (H29).
+func TestScrubBesideDrops(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.idle()
+	objects := r.wide()
+	r.snapshot()
+	r.close()
+	r.wipe("n02")
+	r.open()
+	r.replace("n02")
+	stop := make(chan struct{})
+	var jobs sync.WaitGroup
+	loop := func(what string, run func() error) {
+		jobs.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := run(); err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+		})
+	}
+	loop("scrub", func() error {
+		res, err := r.st.scrub(t.Context(), deeply(fast), func(uint64, uint64) {})
+		if err == nil && res.Left+res.LostPacks > 0 {
+			err = fmt.Errorf("%+v", res)
+		}
+		return err
+	})
+	loop("repair", func() error {
+		_, err := r.st.Repair(t.Context()) // which finds packs short that were dropped under it
+		return err
+	})
+	for i := range 12 {
+		key := fmt.Sprint("beside ", i)
+		objects[key] = random(uint64(i), 200_000)
+		r.put(key, objects[key])
+		r.snapshot()
+	}
+	close(stop)
+	jobs.Wait()
+	r.put("behind", []byte("x"))
+	if rep, err := r.st.Repair(t.Context()); err != nil || rep.Short+rep.Lost > 0 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	if res, err := r.scrub(deeply(fast)); err != nil || res.Damaged > 0 || res.Undecided > 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if left := r.unnamed(); len(left) > 0 {
+		t.Errorf("left are %d, the first %+v", len(left), left[0])
+	}
+	if lost := r.missing(); len(lost) > 0 {
+		t.Errorf("gone are %+v", lost)
+	}
+	for key, b := range objects {
+		r.mustRead(key, b)
+	}
+	if rep := r.verified(); len(rep.Findings) > 0 {
+		t.Errorf("verify finds %v", rep.Findings)
+	}
+}

@@ -96,6 +96,9 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		shards, bytes int
 		chunks        int // that can be read again
 		problem       = func(p id.Pack, err error) {
+			if s.dropped(p) {
+				return // what is found of a pack that is none any more says nothing
+			}
 			if errors.Is(err, errLost) {
 				row, lerr := s.lose(ctx, p)
 				lost[p] = true
@@ -265,6 +268,15 @@ func snapshotsPast(r index.Reader) (uint64, error) {
 		return 0, err
 	}
 	return kept[1].Number, nil
+}
+
+// dropped reports whether a pack is no part of the store any more.
+func (s *Store) dropped(p id.Pack) bool {
+	err := s.view(func(r index.Reader) error {
+		_, err := r.Pack(p)
+		return err
+	})
+	return errors.Is(err, index.ErrNotFound)
 }
 
 // forgone reports whether a log pack cannot be had again and is not needed: nothing but

@@ -211,6 +211,9 @@ var mutants = []mutant{
 	{name: "O4", bug: "remove orphans on the word of an index that is not proved", edits: []edit{
 		{"store/orphans.go", "	if len(orphans)+len(copies) > 0 && !sc.opt.DryRun {\n", "	if false {\n"}},
 		pkg: "./store", args: []string{"-run", "TestDamagedIndexMakesNoOrphans"}},
+	{name: "O5", bug: "call it damage that a pack which was dropped is gone", edits: []edit{
+		{"store/mend.go", "	l, err := s.look(ctx, p, true)\n", "	l, err := s.look(ctx, p, true)\n	if err == nil && l == nil {\n		r.Damaged, r.Left = r.Damaged+len(found), r.Left+len(found)\n	}\n"}},
+		pkg: "./store", args: []string{"-run", "TestFindingsOfDroppedPacks"}},
 	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
 		{"store/packs.go", "		if known = err == nil && row.State == index.Live; known {\n", "		if known = err == nil; known {\n"}},
 		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},
