@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -156,6 +157,9 @@ func (w *world) finish() {
 		return
 	}
 	w.checkAll(g, "after a collection")
+	if w.seed%2 == 1 && !w.over() {
+		w.sweep(g)
+	}
 	w.publish(g, nodes)
 	w.stop()
 	w.verify()
@@ -189,6 +193,48 @@ func (w *world) collectAll(g *gateway) {
 		w.note("collected: %+v", out)
 		return err
 	})
+}
+
+// sweep scrubs until no node holds anything that is no part of the store: what the
+// history has left of failed attempts must go, all of it. That nothing else went is for
+// the verification behind it to say.
+func (w *world) sweep(g *gateway) {
+	var removed, tries int
+	for {
+		r, err := w.scrub(g)
+		if err != nil {
+			w.violation("scrub at the end: %v", err)
+			return
+		}
+		removed += r.Orphans + r.Stale
+		// A copy stays while its pack is short: of those that nothing needs some are.
+		done := r.Orphans+r.Stale+r.Foreign+r.NotListed == 0 && (r.Undecided == 0 || r.Left+r.LostPacks > 0)
+		if done || w.over() {
+			w.note("sweep: %d shards removed", removed)
+			w.mu.Lock()
+			w.stats.Removed += removed
+			w.mu.Unlock()
+			return
+		}
+		if tries++; tries == 20 {
+			w.violation("scrubs at the end find ever more that is no part of the store: %+v", r)
+			return
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// scrub runs a light scrub to its end.
+func (w *world) scrub(g *gateway) (r store.ScrubResult, err error) {
+	j, err := g.st.StartJob(context.Background(), store.JobScrub, store.JobOptions{Rate: 1 << 50})
+	for err == nil && j.State == store.JobRunning {
+		time.Sleep(100 * time.Millisecond)
+		j, err = g.st.Job(context.Background(), j.ID)
+	}
+	if err == nil {
+		err = json.Unmarshal(j.Result, &r)
+	}
+	return r, err
 }
 
 // expected reports whether a finding is about a pack that nothing needs any more.

@@ -27,6 +27,7 @@ type Stats struct {
 	Reads    int
 	Starts   int
 	Checks   int // full checks
+	Removed  int // shards that were no part of the store, by scrubs at the end
 	Faults   map[string]int
 	Trace    uint64 // digest of all events
 }

@@ -90,6 +90,7 @@ func TestHistories(t *testing.T) {
 		sum.Reads += stats.Reads
 		sum.Starts += stats.Starts
 		sum.Checks += stats.Checks
+		sum.Removed += stats.Removed
 		for k, v := range stats.Faults {
 			sum.Faults[k] += v
 		}
@@ -101,8 +102,8 @@ func TestHistories(t *testing.T) {
 		}
 	}
 	took := time.Since(began).Seconds()
-	t.Logf("%d seeds from %d in %.1f s (%.1f a second): %d writes acknowledged, %d refused, %d unknown; %d reads, %d starts, %d full checks", ran, first, took, float64(ran)/took,
-		sum.Outcomes[0], sum.Outcomes[1], sum.Outcomes[2], sum.Reads, sum.Starts, sum.Checks)
+	t.Logf("%d seeds from %d in %.1f s (%.1f a second): %d writes acknowledged, %d refused, %d unknown; %d reads, %d starts, %d full checks; %d orphans removed in the end", ran, first, took, float64(ran)/took,
+		sum.Outcomes[0], sum.Outcomes[1], sum.Outcomes[2], sum.Reads, sum.Starts, sum.Checks, sum.Removed)
 	for _, k := range names(sum.Faults) {
 		t.Logf("  %-28s %d", k, sum.Faults[k])
 	}
