@@ -201,6 +201,10 @@ func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error
 	s, out := sc.s, found[:0]
 	for i := range found {
 		x := found[i]
+		if x.m.hangs() { // it has been waited for once
+			sc.res.Undecided++
+			continue
+		}
 		var (
 			info node.Info
 			h    pack.Header
@@ -303,50 +307,53 @@ func (sc *scrubbing) lookUp(found []stray, low uint64) (orphans, copies []stray,
 // thin removes copies of shards that lie elsewhere, of packs of which every shard is
 // where the index says, and right. Nobody gives a shard a new place meanwhile.
 func (sc *scrubbing) thin(ctx context.Context, copies []stray) error {
-	if len(copies) == 0 {
-		return nil
-	}
-	s := sc.s
-	if err := sc.hold(ctx); err != nil {
-		return err
-	}
-	defer sc.letGo()
 	slices.SortFunc(copies, func(a, b stray) int { return compareKeys(a.key, b.key) })
 	for len(copies) > 0 {
 		p, n := copies[0].key.Pack, 1
 		for n < len(copies) && copies[n].key.Pack == p {
 			n++
 		}
-		same := copies[:n]
-		copies = copies[n:]
-		l, err := s.look(ctx, p, false)
-		if err != nil {
+		if err := sc.thinOne(ctx, p, copies[:n]); err != nil {
 			return err
 		}
-		if l == nil {
-			sc.res.Undecided += n // the pack was dropped: orphans of the next pass
-			continue
-		}
-		sc.read(l.bytes)
-		// What is missing elsewhere might still be had from here.
-		whole := l.dead || len(l.bad)+len(l.notAsked) == 0 && l.shards() == l.g.k+l.g.m
-		places := l.row.Shards
-		l.release()
-		for i := range same {
-			x := &same[i]
-			switch {
-			case len(places) == 0 || placeOn(places, x.m.info.ID, x.key.Index) != nil:
-			case !whole:
-				sc.res.Undecided++
-			case sc.remove(ctx, x):
-				sc.res.Stale++
-				sc.res.StaleBytes += x.size
-			}
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-		}
 		if err := sc.pause(ctx); err != nil {
+			return err
+		}
+		copies = copies[n:]
+	}
+	return nil
+}
+
+// thinOne is thin of the copies that one pack has.
+func (sc *scrubbing) thinOne(ctx context.Context, p id.Pack, copies []stray) error {
+	if err := sc.hold(ctx); err != nil {
+		return err
+	}
+	defer sc.letGo()
+	l, err := sc.s.look(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		sc.res.Undecided += len(copies) // the pack was dropped: orphans of the next pass
+		return nil
+	}
+	sc.read(l.bytes)
+	// What is missing elsewhere might still be had from here.
+	whole := l.dead || len(l.bad)+len(l.notAsked) == 0 && l.shards() == l.g.k+l.g.m
+	places := l.row.Shards
+	l.release()
+	for i := range copies {
+		x := &copies[i]
+		switch {
+		case len(places) == 0 || placeOn(places, x.m.info.ID, x.key.Index) != nil:
+		case !whole:
+			sc.res.Undecided++
+		case sc.remove(ctx, x):
+			sc.res.Stale++
+			sc.res.StaleBytes += x.size
+		}
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 	}
@@ -360,8 +367,10 @@ func (sc *scrubbing) remove(ctx context.Context, x *stray) bool {
 		return true
 	}
 	s := sc.s
-	err := error(node.ErrUnavailable)
-	if x.m.usable(s.now()) {
+	var err error
+	if !x.m.usable(s.now()) {
+		err = node.ErrUnavailable
+	} else {
 		err = s.inTime(ctx, x.m, func() error { return x.m.st.Delete(ctx, s.auth, x.key, x.inst) })
 		if err != nil && ctx.Err() == nil {
 			x.m.noteError(err, s.now())

@@ -355,8 +355,9 @@ func (p *packs) nextLogCounter() uint64 {
 	return p.counter
 }
 
-// lowWater is the counter below which every pack of this writer is adopted or
-// never will be.
+// lowWater is the counter below which every pack of this writer is adopted or never
+// will be, as far as whoever waited for it knows: when nothing is known of the log pack
+// that adopts it, that is so behind the next one.
 func (p *packs) lowWater() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

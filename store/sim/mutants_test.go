@@ -206,7 +206,7 @@ var mutants = []mutant{
 		{"store/orphans.go", "	if !sc.opt.DryRun {\n		// Of a pack below", "	if false {\n		// Of a pack below"}},
 		pkg: "./store", args: []string{"-run", "TestScrubWaitsForTheLog"}},
 	{name: "O3", bug: "remove the copy of a shard that is not right elsewhere", edits: []edit{
-		{"store/orphans.go", "		whole := l.dead || ", "		whole := true || l.dead || "}},
+		{"store/orphans.go", "	whole := l.dead || ", "	whole := true || l.dead || "}},
 		pkg: "./store", args: []string{"-run", "TestScrubKeepsTheLastCopy"}},
 	{name: "O4", bug: "remove orphans on the word of an index that is not proved", edits: []edit{
 		{"store/orphans.go", "	if len(orphans)+len(copies) > 0 && !sc.opt.DryRun {\n", "	if false {\n"}},
