@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"cairn/id"
 	"cairn/index"
@@ -63,6 +64,7 @@ func (sc *scrubbing) compare(ctx context.Context, cursor id.Pack) error {
 			continue
 		}
 		for after := (node.Key{}); ; {
+			began := time.Now()
 			page, err := s.listShards(ctx, m, after)
 			if cerr := context.Cause(ctx); cerr != nil {
 				return cerr
@@ -88,6 +90,10 @@ func (sc *scrubbing) compare(ctx context.Context, cursor id.Pack) error {
 				break
 			}
 			after = page[len(page)-1].Key
+			sc.due += time.Since(began) // as long as it has kept everyone from the processor
+			if err := sc.pause(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return sc.judge(ctx, found, cursor)
