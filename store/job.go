@@ -103,8 +103,8 @@ type JobOptions struct {
 	// Purge, of a collection: deleted objects in buckets without versioning at once,
 	// which cannot be brought back then.
 	Purge  bool
-	DryRun bool   // change nothing, and say what there is to do
 	Rate   uint64 // bytes per second at the most; 0: as in [ScrubRate], [CollectRate]
+	DryRun bool   // change nothing, and say what there is to do
 }
 
 // JobFilter chooses runs.

@@ -40,8 +40,8 @@ type optionsJSON struct {
 	Deep   bool   `json:"deep"`
 	Now    bool   `json:"now,omitempty"`
 	Purge  bool   `json:"purge,omitempty"`
-	DryRun bool   `json:"dry_run,omitempty"`
 	Rate   uint64 `json:"rate,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
 }
 
 func jobToJSON(j store.Job) jobJSON {
