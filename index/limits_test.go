@@ -259,3 +259,36 @@ func TestSizeHoldsKeptRows(t *testing.T) {
 		}
 	}
 }
+
+// TestLargestMove: a move of as many chunks as one may name, each out of a pack of its own
+// and damaged and condemned, fits into the transaction of the smallest index, alone (H10).
+func TestLargestMove(t *testing.T) {
+	x := openOn(t, newBadger(t, t.TempDir()))
+	var c chain
+	const first = 10_000
+	build(t, x, &c, true, func(b *builder) { b.bucket("main", true) })
+	m := &record.Move{In: 1, Pack: testPack(7), K: 4, M: 2, Slice: 4 << 20, Size: 4<<20 + 8192, Body: 8192, Writer: id.Writer{2}, Counter: 7, Shards: testPlaces(6)}
+	var off uint32
+	for at := uint64(0); at < record.MaxMoved; at += 512 {
+		build(t, x, &c, false, func(b *builder) {
+			var cs []id.Chunk
+			for n := at; n < at+512; n++ {
+				b.apply(adoptOf(first+n, first+n))
+				b.apply(&record.Lost{Pack: testPack(first + n), Chunks: 1})
+				cs = append(cs, testChunk(first+n))
+				e := testEntry(first+n, false, off)
+				off += e.SealedLen
+				m.Entries, m.Sources, m.From = append(m.Entries, e), append(m.Sources, testPack(first+n)), append(m.From, uint32(len(m.From)+1))
+			}
+			b.apply(&record.Condemn{In: 1, Chunks: cs})
+		})
+	}
+	build(t, x, &c, false, func(b *builder) {
+		b.apply(m)
+		keys, bytes := b.r.Size()
+		t.Logf("%d keys, %d bytes, of %+v", keys, bytes, x.db.Limits())
+	})
+	if _, err := x.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

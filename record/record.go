@@ -43,7 +43,7 @@ const (
 	MaxNodes      = 4096
 	MaxBatch      = 4 << 20 // bytes of an encoded batch
 	MaxCondemned  = 1024    // chunks that one record condemns, or removes
-	MaxMoved      = 1024    // chunks that one record moves
+	MaxMoved      = 2048    // chunks that one record moves
 	MaxDropped    = 1024    // packs that one record drops
 	MaxLost       = 4096    // chunks that one record says are lost, or found again
 )

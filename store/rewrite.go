@@ -36,8 +36,9 @@ const (
 	// there are so many, or when together they fill a pack: then each byte is rewritten
 	// a few times, however slowly it came.
 	smallPacks = 8
-	// moveAtOnce bounds the chunks of one pack that is written.
-	moveAtOnce = 900
+	// moveAtOnce bounds the chunks of one pack that is written: a move changes up to four
+	// rows for each, and has a log pack for itself.
+	moveAtOnce = 2000
 	// Log packs are emptied when so many wait for it, or when what lies in them fills a
 	// quarter of a pack.
 	logPacks = 256
@@ -521,7 +522,7 @@ func (w *rewriter) flush(ctx context.Context) error {
 func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) error {
 	s := w.c.s
 	moved := 0
-	err := s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+	err := s.writer.submit(ctx, &submission{alone: true, decide: func(d *decision) (func() error, error) {
 		moved = 0
 		if err := d.reachable([]*record.Adopt{a}); err != nil {
 			return nil, err

@@ -254,9 +254,9 @@ func (n *Node) newSegment(k segKind, why node.Purpose, need int64) (_ *segment, 
 	return s, nil
 }
 
-// segmentSize chooses how long a new file is: a data file as long as those before
-// it in this run together, a journal file, which has to be filled, half as long;
-// of what is free above the mark at
+// segmentSize chooses how long a new file is: a data file a quarter as long as those
+// before it in this run together, since what of it is not used yet is lost to
+// others, a journal file, which is used again, half as long; of what is free above the mark at
 // most an eighth, so that several nodes on one filesystem, and both kinds on each,
 // do not together preallocate what the mark keeps for others.
 func (n *Node) segmentSize(k segKind, why node.Purpose, need int64) (int64, error) {
@@ -273,6 +273,8 @@ func (n *Node) segmentSize(k segKind, why node.Purpose, need int64) (int64, erro
 	n.mu.RUnlock()
 	if k == journalSeg {
 		made /= 2
+	} else {
+		made /= 4
 	}
 	size := min(max(n.cfg.first, made), largest, u.TotalBytes/100, (u.FreeBytes-n.mark(why, u))/8)
 	return alignUp(max(size, need)), nil
