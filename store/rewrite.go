@@ -46,7 +46,7 @@ const (
 	// snapshot is taken so that they can be cut off; and at least cutCost times what that
 	// takes.
 	cutLeast    = 256 << 20
-	cutLeastNow = 16 << 20
+	cutLeastNow = 4 << 20
 	cutCost     = 4
 )
 
