@@ -226,6 +226,8 @@ func transfersKeep(t *testing.T, n int) {
 	ctx := context.Background()
 
 	up := newSlowly(b)
+	goOn := sync.OnceFunc(func() { close(up.on) })
+	defer goOn() // whatever goes wrong, the upload ends
 	done := make(chan error, 1)
 	go func() {
 		_, err := r.st.Put(ctx, "main", "second", up, PutOptions{Size: int64(len(b))})
@@ -247,7 +249,7 @@ func transfersKeep(t *testing.T, n int) {
 			t.Errorf("beside an upload and a reader: %+v", out)
 		}
 	}
-	close(up.on)
+	goOn()
 	if err := <-done; err != nil {
 		t.Fatalf("the upload: %v", err)
 	}
