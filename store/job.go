@@ -42,6 +42,7 @@ const (
 	BySchedule = "schedule" // it was due
 	ByRequest  = "request"
 	ByLoss     = "loss" // of a node
+	ByRead     = "read" // which found a shard missing or damaged
 )
 
 var (
@@ -87,9 +88,12 @@ type Job struct {
 	// not say how far it is.
 	Done, Total uint64
 	Unit        string
-	Options     JobOptions
-	Result      json.RawMessage // what it did; nil: nothing is known of that
-	Error       string          // why it did not end as it should
+	// Left is how long the rest takes if it goes on as it did since the run began to say
+	// how far it is; 0: not known.
+	Left    time.Duration
+	Options JobOptions
+	Result  json.RawMessage // what it did; nil: nothing is known of that
+	Error   string          // why it did not end as it should
 }
 
 // Stopped says that the run ended because the server stopped.
@@ -140,6 +144,8 @@ type run struct {
 	Job
 	shown   bool      // it is told of
 	told    time.Time // when its progress was told last
+	first   uint64    // Done when it first said how far it is
+	firstAt time.Time // by the process's clock
 	kept    bool      // it goes into the history
 	rev     int       // rises when what the history is to say of it changes
 	saved   int       // the rev that the history has; 0: it has none
@@ -266,7 +272,13 @@ func (r *run) report(done, total uint64, unit string) {
 	js := &r.s.jobs
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	r.Done, r.Total, r.Unit = done, total, unit
+	if r.firstAt.IsZero() || unit != r.Unit || done < r.first {
+		r.first, r.firstAt = done, time.Now()
+	}
+	r.Done, r.Total, r.Unit, r.Left = done, total, unit, 0
+	if took := time.Since(r.firstAt); done > r.first && total > done {
+		r.Left = time.Duration(float64(took) / float64(done-r.first) * float64(total-done))
+	}
 	if now := r.s.now(); r.shown && now.Sub(r.told).Abs() >= tellProgress {
 		r.told = now
 		r.s.events.publish(Event{Name: EventJobProgress, Job: new(r.Job)})
@@ -294,7 +306,7 @@ func (s *Store) endJob(ctx context.Context, r *run, result any, err error) {
 	js.mu.Lock()
 	defer js.mu.Unlock()
 	counts := js.counts[r.Kind]
-	r.Ended, r.Result = s.now(), b
+	r.Ended, r.Result, r.Left = s.now(), b, 0
 	switch {
 	case err == nil:
 		r.State, counts.LastDone = JobDone, r.Ended

@@ -73,6 +73,7 @@ type Store struct {
 	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
 	transfers  transfers
+	suspects   suspects
 	collector  collector
 	jobs       jobs
 	scrubs     scrubs

@@ -306,6 +306,9 @@ func (s *Store) readShard(ctx context.Context, g geometry, shard, off int, dst [
 			return cerr // the reader has gone, which says nothing of the node
 		}
 		m.noteRead(err, s.now())
+		if lostForGood(err) {
+			s.suspect(g.pack)
+		}
 		why = likelier(why, err)
 	}
 	if why == nil {
@@ -501,6 +504,7 @@ func (s *Store) checkDigests(ctx context.Context, g geometry, bad []error) {
 			if err != nil || !s.coder.CheckDigest(g.pack, place.Index, sh, place.Digest) {
 				bad[i] = fmt.Errorf("shard %d of pack %v on node %s is not what was written: %w", i, g.pack, m.info.Name, node.ErrDamaged)
 				s.log.Error("a node gives other bytes than were written", "node", m.info.Name, "pack", g.pack.String(), "shard", i)
+				s.suspect(g.pack)
 				continue
 			}
 			bad[i] = nil

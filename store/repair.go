@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,10 @@ type Repaired struct {
 	Lost   int // packs that have fewer shards left than they need, for good
 	// LostBytes is what those packs hold that something refers to, sealed.
 	LostBytes uint64
-	Errs      []error
+	// Read and Written are bytes of shards: those that others were made of, and what was
+	// written was read back too; and those that were made.
+	Read, Written uint64
+	Errs          []error
 }
 
 // errLost says that a pack has fewer shards left than it needs, and that none of
@@ -50,11 +54,19 @@ func (r *Repaired) fail(err error) {
 // and counts once it has been written, read back and logged. One pack is in
 // memory at a time, in the share reserved for that.
 func (s *Store) Repair(ctx context.Context) (Repaired, error) {
-	return s.repair(ctx, func(done, of int) {})
+	return s.repair(ctx, func(done, of uint64) {})
 }
 
-// repair is Repair; report is told how many of the short packs it is through with.
-func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired, error) {
+// shortPack is a pack with shards to be made.
+type shortPack struct {
+	pack  id.Pack
+	spare int    // shards at hand beyond those it needs
+	bytes uint64 // of the shards to be made
+}
+
+// repair is Repair; report is told how many bytes of shards it is through with. Packs
+// that can lose the fewest shards come first.
+func (s *Store) repair(ctx context.Context, report func(done, of uint64)) (Repaired, error) {
 	var out Repaired
 	select {
 	case s.repairing <- struct{}{}:
@@ -63,8 +75,9 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		return out, context.Cause(ctx)
 	}
 	var (
-		short []id.Pack
-		past  uint64
+		short      []shortPack
+		past       uint64
+		done, todo uint64
 	)
 	if err := s.view(func(r index.Reader) error {
 		head, err := r.Head()
@@ -76,14 +89,22 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		}
 		set := s.members.Load()
 		return r.EachPack(func(p id.Pack, row index.PackRow) error {
-			if p != head.Pack && !empty(row) && len(shortOf(set, row)) > 0 && !forgone(set, row, past) {
-				short = append(short, p)
+			if p == head.Pack || empty(row) {
+				return nil
 			}
+			missing := len(shortOf(set, row))
+			if missing == 0 || forgone(set, row, past) {
+				return nil
+			}
+			at := heldBy(row.Shards, func(n id.Node) bool { m := set.byID[n]; return m != nil && m.readable() })
+			short = append(short, shortPack{p, at - int(row.K), uint64(missing) * uint64(row.Size)})
+			todo += short[len(short)-1].bytes
 			return nil
 		})
 	}); err != nil {
 		return out, err
 	}
+	slices.SortStableFunc(short, func(a, b shortPack) int { return cmp.Compare(a.spare, b.spare) })
 	lost, whole := map[id.Pack]bool{}, false
 	defer func() {
 		if known := s.lost.Load(); !whole && known != nil { // what was not come to is as it was
@@ -138,8 +159,10 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 			return err
 		}
 	)
-	for i, p := range short {
-		report(i, len(short))
+	for _, x := range short {
+		p := x.pack
+		report(done, todo)
+		done += x.bytes
 		var (
 			r    remade
 			size int
@@ -161,6 +184,8 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 			}
 			continue
 		}
+		out.Read += r.read
+		out.Written += uint64(size)
 		batch, shards, bytes, chunks = append(batch, r), shards+len(r.shards), bytes+size, chunks+len(r.found)
 		if shards >= repairShards || bytes >= repairBytes || chunks >= repairChunks {
 			if err := flush(); over(err) != nil {
@@ -172,7 +197,7 @@ func (s *Store) repair(ctx context.Context, report func(done, of int)) (Repaired
 		return out, err
 	}
 	if len(short) > 0 {
-		report(len(short), len(short))
+		report(todo, todo)
 	}
 	whole = true
 	return out, nil
@@ -186,16 +211,27 @@ type RepairResult struct {
 	Short     int    `json:"short"`
 	Lost      int    `json:"lost"`
 	LostBytes uint64 `json:"lost_bytes"`
+	Read      uint64 `json:"read_bytes,omitempty"`
+	Written   uint64 `json:"written_bytes,omitempty"`
+	// Suspects are packs of which a read found a shard missing or damaged. What was made
+	// anew of them is among Shards.
+	Suspects int `json:"suspect_packs,omitempty"`
 }
 
 // runRepair is one run of [JobRepair].
 func (s *Store) runRepair(ctx context.Context, r *run) (any, error) {
-	out, err := s.repair(ctx, func(done, of int) {
+	out, err := s.repair(ctx, func(done, of uint64) {
 		r.found()
-		r.report(uint64(done), uint64(of), "packs")
+		r.report(done, of, "bytes")
 	})
 	if err == nil {
 		err = errors.Join(out.Errs...)
+	}
+	suspects := 0
+	if ctx.Err() == nil {
+		var serr error
+		suspects, serr = s.repairSuspects(ctx, r, &out)
+		err = errors.Join(err, serr)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -204,7 +240,8 @@ func (s *Store) runRepair(ctx context.Context, r *run) (any, error) {
 	case out.Packs > 0:
 		s.log.Info("repaired", "packs", out.Packs, "shards", out.Shards)
 	}
-	return RepairResult{Packs: out.Packs, Shards: out.Shards, Found: out.Found, Short: out.Short, Lost: out.Lost, LostBytes: out.LostBytes}, err
+	return RepairResult{Packs: out.Packs, Shards: out.Shards, Found: out.Found, Short: out.Short, Lost: out.Lost, LostBytes: out.LostBytes,
+		Read: out.Read, Written: out.Written, Suspects: suspects}, err
 }
 
 // The new places of many packs go into one log pack, within these bounds: a log
@@ -221,6 +258,7 @@ type remade struct {
 	pack   id.Pack
 	shards []*record.Reshard
 	found  []index.ChunkRow // of the pack, which was opened: marked as damaged, and they open
+	read   uint64           // bytes of shards that were read for it
 }
 
 // logRemade logs the new places of the batch. moved says of which packs nothing
@@ -386,6 +424,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 			continue
 		}
 		have++
+		out.read += uint64(g.size)
 	}
 	opened, err := w.assemble()
 	if err != nil {
@@ -418,6 +457,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 			return out, 0, err
 		}
 		size += enc.Header.ShardLen()
+		out.read += uint64(enc.Header.ShardLen()) // read back
 		out.shards = append(out.shards, &record.Reshard{Pack: p, Index: old.Index, Old: old, New: place})
 	}
 	if len(marked) > 0 {

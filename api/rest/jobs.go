@@ -3,6 +3,7 @@ package rest
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -33,6 +34,7 @@ type progressJSON struct {
 	Done  uint64 `json:"done"`
 	Total uint64 `json:"total,omitempty"`
 	Unit  string `json:"unit"`
+	Left  uint64 `json:"seconds_left,omitempty"`
 }
 
 // optionsJSON is what a scrub or a collection was told.
@@ -50,7 +52,7 @@ func jobToJSON(j store.Job) jobJSON {
 		out.Ended = new(j.Ended.UTC())
 	}
 	if j.Unit != "" {
-		out.Progress = &progressJSON{j.Done, j.Total, j.Unit}
+		out.Progress = &progressJSON{j.Done, j.Total, j.Unit, uint64(math.Ceil(j.Left.Seconds()))}
 	}
 	if j.Kind == store.JobScrub || j.Kind == store.JobCollect {
 		out.Options = new(optionsJSON(j.Options))

@@ -16,7 +16,7 @@ func TestJobRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := started.header.Get("Location")
-	if at != jobsPath+"/"+j.ID || j.Kind != "repair" || j.Trigger != "request" || j.State != "running" || j.Ended != nil || *j.Progress != (progressJSON{3, 4, "packs"}) {
+	if at != jobsPath+"/"+j.ID || j.Kind != "repair" || j.Trigger != "request" || j.State != "running" || j.Ended != nil || *j.Progress != (progressJSON{3, 4, "packs", 0}) {
 		t.Errorf("started at %s: %+v", at, j)
 	}
 	again := r.want(409, "job-running", "POST", jobsPath, `{"kind":"repair"}`)

@@ -32,6 +32,7 @@ type jobInfo struct {
 		Done  uint64 `json:"done"`
 		Total uint64 `json:"total,omitempty"`
 		Unit  string `json:"unit"`
+		Left  uint64 `json:"seconds_left,omitempty"`
 	} `json:"progress,omitempty"`
 	Options *struct {
 		Deep   bool   `json:"deep"`
@@ -144,6 +145,9 @@ func (j *jobInfo) what() string {
 			parts = append(parts, p.Unit+" "+amount(p.Unit, p.Done))
 			if p.Total > 0 {
 				parts[0] += " of " + amount(p.Unit, p.Total)
+			}
+			if p.Left > 0 {
+				parts = append(parts, fmt.Sprintf("about %v left", time.Duration(p.Left)*time.Second))
 			}
 		}
 	} else if s := summary(j.Result); s != "" {
