@@ -916,9 +916,12 @@ func (r *Round) applyReshard(s *record.Reshard) error {
 		}
 	}
 	before := row.shards()
-	if at >= 0 {
+	switch {
+	case at >= 0 && row.Shards[at] != s.New && slices.Contains(row.Shards, s.New):
+		row.Shards = slices.Delete(row.Shards, at, at+1) // it lay on two nodes, and leaves one
+	case at >= 0:
 		row.Shards[at] = s.New
-	} else {
+	default:
 		at, _ = slices.BinarySearchFunc(row.Shards, s.Index, func(p Place, i uint8) int { return cmp.Compare(p.Index, i) })
 		row.Shards = slices.Insert(row.Shards, at, s.New)
 	}

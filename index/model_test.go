@@ -546,6 +546,14 @@ func (o *op) reshard() {
 	}
 	if len(there) > 0 {
 		rec.Old = rapid.SampledFrom(there).Draw(o.t, "old")
+		if others := slices.DeleteFunc(there, func(at Place) bool { return at == rec.Old }); len(others) > 0 && rapid.Bool().Draw(o.t, "leaves one") {
+			rec.New = others[0] // it lay on two nodes
+			mp := o.m.packs[p]
+			if mp.places--; mp.places >= 3 {
+				mp.shards--
+				mp.parity--
+			}
+		}
 	} else {
 		mp := o.m.packs[p]
 		if mp.places++; mp.places > 3 {
