@@ -11,7 +11,6 @@ import (
 	"cairn/index"
 	"cairn/keys"
 	"cairn/node"
-	"cairn/placement"
 	"cairn/record"
 	"cairn/seal"
 )
@@ -184,7 +183,7 @@ func genesisNodes(g *Genesis) (record.Nodes, error) {
 		return rec, fmt.Errorf("%w: %d nodes are too few to survive %d losses and go on; at least %d are needed", ErrInvalid, len(g.Members), g.M, 2*g.M+1)
 	}
 	slices.SortFunc(rec.Members, func(a, b record.Member) int { return strings.Compare(a.Name, b.Name) })
-	rec.LogNodes = chooseLogNodes(rec)
+	rec.LogNodes = logNodesOf(newMemberSet(rec, func(info record.Member) *member { return &member{info: info} }))
 	return rec, nil
 }
 
@@ -228,84 +227,6 @@ func (s *Store) nodesRecord() (rec record.Nodes, err error) {
 		return err
 	})
 	return rec, err
-}
-
-// ReplaceNode puts a freshly formatted node in the place of the member with a
-// name, whose node is destroyed or lost: its ID is refused from now on. Packs
-// that had a shard on it are short until a repair.
-func (s *Store) ReplaceNode(ctx context.Context, name string, st node.Store) error {
-	leave, err := s.enter()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := s.Replaceable(name); err != nil {
-		return err
-	}
-	set := s.members.Load()
-	old := set.byName[name]
-	// It must know the store and hold the promise before it counts for anything.
-	if err := st.Promise(ctx, s.auth); err != nil {
-		return err
-	}
-	for _, f := range []node.File{node.ClusterFile, node.KeyringFile} {
-		if err := s.copyFile(ctx, set, st, f); err != nil {
-			return err
-		}
-	}
-	s.nodesMu.Lock()
-	before := s.nodes[name]
-	s.nodes[name] = st
-	s.nodesMu.Unlock()
-	err = s.writer.submit(ctx, &submission{alone: true, change: func(d *decision) (*record.Nodes, error) {
-		rec, err := d.round.Nodes()
-		if err != nil {
-			return nil, &fatalError{err}
-		}
-		if rec.Version != set.rec.Version {
-			return nil, fmt.Errorf("%w: the node set has changed", ErrRetry)
-		}
-		next := rec
-		next.Version++
-		next.Members = slices.Clone(rec.Members)
-		next.Gone = append(slices.Clone(rec.Gone), old.info.ID)
-		for i := range next.Members {
-			if next.Members[i].Name == name {
-				next.Members[i].ID = st.ID()
-			}
-		}
-		next.LogNodes = chooseLogNodes(next)
-		slices.SortFunc(next.Gone, func(a, b id.Node) int { return slices.Compare(a[:], b[:]) })
-		return &next, nil
-	}})
-	if err != nil && !errors.Is(err, ErrUnknown) {
-		s.nodesMu.Lock()
-		s.nodes[name] = before
-		s.nodesMu.Unlock()
-	}
-	s.repairSoon(ByLoss)
-	return err
-}
-
-// copyFile gives a new node a file that the others hold.
-func (s *Store) copyFile(ctx context.Context, set *memberSet, st node.Store, f node.File) error {
-	if f == node.ClusterFile {
-		b, err := s.sealCluster(set.rec)
-		if err != nil {
-			return err
-		}
-		return st.WriteFile(ctx, s.auth, f, b)
-	}
-	return st.WriteFile(ctx, s.auth, f, s.cfg.Keyring.Marshal())
-}
-
-// chooseLogNodes names the members that may hold log packs.
-func chooseLogNodes(rec record.Nodes) []id.Node {
-	nodes := make([]placement.Node, len(rec.Members))
-	for i, info := range rec.Members {
-		nodes[i] = (&member{info: info}).candidate()
-	}
-	return placement.LogNodes(nodes, int(rec.M))
 }
 
 // Replaceable says whether a member may be replaced: only one that is lost.

@@ -26,6 +26,8 @@ const (
 	JobSnapshot   = "snapshot"
 	JobScrub      = "scrub"
 	JobCollect    = "gc"
+	JobDrain      = "drain"
+	JobRebalance  = "rebalance"
 )
 
 // States of a run. All but the first are final.
@@ -99,16 +101,22 @@ type Job struct {
 // Stopped says that the run ended because the server stopped.
 func (j Job) Stopped() bool { return j.State == JobFailed && j.Error == errJobStopped.Error() }
 
-// JobOptions are what a run of [JobScrub] or [JobCollect] may be told; other kinds take
-// none.
+// JobOptions are what a run of [JobScrub], [JobCollect], [JobDrain] or [JobRebalance] may
+// be told; other kinds take none.
 type JobOptions struct {
 	Deep bool // of a scrub: put packs together, code parity again, open chunks
 	Now  bool // of a collection: without grace, and thoroughly
 	// Purge, of a collection: deleted objects in buckets without versioning at once,
 	// which cannot be brought back then.
 	Purge  bool
-	Rate   uint64 // bytes per second at the most; 0: as in [ScrubRate], [CollectRate]
-	DryRun bool   // change nothing, and say what there is to do
+	Rate   uint64 // bytes per second at the most; 0: as in [ScrubRate], [CollectRate], [MoveRate]
+	DryRun bool   // change nothing, and say what there is to do; not of a drain
+}
+
+// of reports whether a kind may be told that.
+func (o JobOptions) of(kind string) bool {
+	scrubs, collects, moves := kind == JobScrub, kind == JobCollect, kind == JobDrain || kind == JobRebalance
+	return (!o.Deep || scrubs) && (!o.Now && !o.Purge || collects) && (o.Rate == 0 || scrubs || collects || moves) && (!o.DryRun || scrubs || collects || kind == JobRebalance)
 }
 
 // JobFilter chooses runs.
@@ -174,6 +182,8 @@ func (s *Store) initJobs() {
 		JobSnapshot:   {run: s.runSnapshot},
 		JobScrub:      {run: s.runScrub},
 		JobCollect:    {run: s.runCollect, silent: true},
+		JobDrain:      {run: s.runDrain},
+		JobRebalance:  {run: s.runRebalance},
 	}
 	s.jobs.running, s.jobs.counts, s.jobs.wantSave = map[string]*run{}, map[string]*JobCounts{}, make(chan struct{}, 1)
 	s.jobs.saving = make(chan struct{}, 1)
@@ -203,7 +213,7 @@ func (s *Store) beginJob(parent context.Context, kind, trigger string, opt JobOp
 	if !ok {
 		return nil, nil, fmt.Errorf("%w: no kind of job is called %.40q; there are %s", ErrInvalid, kind, strings.Join(s.JobKinds(), ", "))
 	}
-	if opt.Deep && kind != JobScrub || (opt.Now || opt.Purge) && kind != JobCollect || opt.DryRun && kind != JobScrub && kind != JobCollect || opt.Rate > 0 && kind != JobScrub && kind != JobCollect {
+	if !opt.of(kind) {
 		return nil, nil, fmt.Errorf("%w: a job of kind %s is told nothing like that", ErrInvalid, kind)
 	}
 	if js.stopped {

@@ -560,6 +560,7 @@ func someJobs() []Job {
 		{ID: jid, Kind: "scrub", Trigger: BySchedule, State: JobFailed, Started: at, Error: "x\u00fcx"},
 		{ID: jid, Kind: JobSnapshot, Trigger: ByRequest, State: JobCancelled, Started: at, Ended: at},
 		{ID: jid, Kind: JobScrub, Trigger: ByRequest, State: JobDone, Started: at, Ended: at, Options: JobOptions{Deep: true, Rate: 1000, DryRun: true}},
+		{ID: jid, Kind: JobRebalance, Trigger: ByRequest, State: JobDone, Started: at, Ended: at, Options: JobOptions{Rate: 1000, DryRun: true}},
 	}
 }
 

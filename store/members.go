@@ -31,6 +31,11 @@ type member struct {
 	failed  bool      // could not take its newest shard: until it takes one it is not called up
 	gone    bool      // the directory is not the one that was opened, or never was
 	reason  error     // why it is not up
+	closed  bool      // it is about to be removed: nothing may be placed on it any more
+	total   int64     // bytes of its filesystem, as it said last; 0: not known yet
+	device  uint64    // that its filesystem is on
+	disk    string    // for placement, while no label says it
+	weight  float64   // for placement
 }
 
 // retryAfter is how long a node that answered with an error is left alone.
@@ -194,6 +199,7 @@ type memberSet struct {
 	byName map[string]*member
 	all    []*member // by name
 	log    []*member // log nodes, by name
+	takers []*member // those that are not draining: new shards go to them, by name
 }
 
 func newMemberSet(rec record.Nodes, open func(record.Member) *member) *memberSet {
@@ -208,8 +214,96 @@ func newMemberSet(rec record.Nodes, open func(record.Member) *member) *memberSet
 		if slices.Contains(rec.LogNodes, m.info.ID) {
 			s.log = append(s.log, m)
 		}
+		if !s.draining(m) {
+			s.takers = append(s.takers, m)
+		}
 	}
+	s.weigh()
 	return s
+}
+
+// draining reports whether a member is being drained: it is read, and takes no new
+// shards. The set knows, and not the member, which two sets may share.
+func (s *memberSet) draining(m *member) bool {
+	i := slices.IndexFunc(s.rec.Members, func(x record.Member) bool { return x.ID == m.info.ID })
+	return i >= 0 && slices.Contains(s.rec.Members[i].Labels, drainLabel)
+}
+
+// weigh gives the members their weights: what the record says, in GiB, or a fair part
+// of the filesystem that a member shares with others. The weight of one whose size is
+// not known yet is the mean of the others'.
+func (s *memberSet) weigh() {
+	on := map[uint64]int{} // members by device
+	for _, m := range s.all {
+		if total, device := m.size(); total > 0 {
+			on[device]++
+		}
+	}
+	weights, sum, known := make([]float64, len(s.all)), 0.0, 0
+	for i, m := range s.all {
+		total, device := m.size()
+		switch {
+		case m.info.Weight > 0:
+			weights[i] = float64(m.info.Weight)
+		case total > 0:
+			weights[i] = max(float64(total)/(1<<30)/float64(on[device]), leastWeight)
+		default:
+			continue
+		}
+		sum, known = sum+weights[i], known+1
+	}
+	for i, m := range s.all {
+		if weights[i] == 0 {
+			weights[i] = 1
+			if known > 0 {
+				weights[i] = sum / float64(known)
+			}
+		}
+		m.mu.Lock()
+		m.weight = weights[i]
+		m.mu.Unlock()
+	}
+}
+
+// leastWeight is what the smallest filesystem weighs, in GiB: that of a member is above 0.
+const leastWeight = 1e-3
+
+// size is how large the member's filesystem is, in bytes, 0 when that is not known, and
+// which it is.
+func (m *member) size() (total int64, device uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.total, m.device
+}
+
+// weighs is how much the member is to hold beside others, in GiB.
+func (m *member) weighs() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.weight
+}
+
+// noteUsage remembers what a member said of its filesystem.
+func (m *member) noteUsage(u node.Usage) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.disk == "" || m.device != u.Device {
+		m.disk = fmt.Sprintf("device %d", u.Device)
+	}
+	m.total, m.device = u.TotalBytes, u.Device
+}
+
+// close says that nothing may be placed on the member any more, or that it may again.
+func (m *member) close(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = yes
+}
+
+func (m *member) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
 }
 
 func (s *memberSet) m() int { return int(s.rec.M) }
@@ -288,16 +382,23 @@ func (s *Store) roomForData() error {
 		return err
 	}
 	set := s.members.Load()
-	up := usable(set.all, s.now())
+	up := usable(set.takers, s.now())
 	if takes := len(taking(up, s.now())); takes <= set.m() && len(up) > set.m() {
-		return s.tooFew(set.all, takes, set.m()+1, true)
+		return s.tooFew(set.takers, takes, set.m()+1, true)
 	}
 	return nil
 }
 
-// candidate turns a member into placement's terms.
+// candidate turns a member into placement's terms. Members on one device of which no
+// label says a disk are on one disk.
 func (m *member) candidate() placement.Node {
-	n := placement.Node{ID: m.info.ID, Weight: float64(max(m.info.Weight, 1))}
+	m.mu.Lock()
+	n := placement.Node{ID: m.info.ID, Weight: m.weight}
+	n.Disk = m.disk
+	m.mu.Unlock()
+	if n.Weight == 0 { // of no set yet
+		n.Weight = float64(max(m.info.Weight, 1))
+	}
 	for _, l := range m.info.Labels {
 		name, value, _ := strings.Cut(l, "=")
 		switch name {

@@ -112,7 +112,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		}
 		return nil
 	}
-	to, keep, _ := s.elsewhere(l.set, l.g, l.row.Kind)
+	to, keep, _ := s.elsewhere(l.set, l.g, l.row.Kind, nil)
 	for i, b := range l.bad {
 		re, err := s.remake(ctx, l, b, to, &keep)
 		if cerr := context.Cause(ctx); err != nil && cerr != nil {
@@ -264,7 +264,7 @@ func (s *Store) remake(ctx context.Context, l *look, b badShard, to *placed, kee
 			return nil, errors.Join(errs...) // its other place is enough
 		}
 	}
-	place, err := s.placeShard(ctx, p, i, l.enc, to, keep)
+	place, err := s.placeShard(ctx, p, i, l.enc.Shards[i], l.enc.Digests[i], to, keep)
 	if err != nil {
 		return nil, errors.Join(append(errs, err)...)
 	}

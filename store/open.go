@@ -122,7 +122,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.background.Go(func() { s.watchLoop(jobs) })
 	s.background.Go(func() { s.historyLoop(jobs) })
+	s.background.Go(func() { s.usages(jobs, s.members.Load()) }) // how large the nodes are
 	s.background.Go(func() { s.repairLoop(jobs) })
+	s.background.Go(func() { s.drainLoop(jobs) })
 	s.repairSoon(ByStart) // what an earlier run left short
 	s.background.Go(func() { s.snapshotLoop(jobs) })
 	s.snapshotSoon()

@@ -450,13 +450,13 @@ type dataPack struct {
 func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Adopt, error) {
 	s := p.s
 	set := s.members.Load()
-	up := usable(set.all, s.now())
+	up := usable(set.takers, s.now())
 	if d.why == node.ForClient {
 		up = taking(up, s.now())
 	}
 	k := placement.Width(len(up), d.k, set.m())
 	if k < 1 {
-		return nil, s.tooFew(set.all, len(up), set.m()+1, true)
+		return nil, s.tooFew(set.takers, len(up), set.m()+1, true)
 	}
 	packID, err := id.NewPack(s.random())
 	if err != nil {

@@ -262,7 +262,9 @@ type remade struct {
 }
 
 // logRemade logs the new places of the batch. moved says of which packs nothing
-// was logged, because they were dropped or changed meanwhile.
+// was logged, because they were dropped or changed meanwhile: they are gone, the old
+// place is another one, or the new one is on a node that has a shard of the pack by now
+// or is about to leave.
 func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, err error) {
 	if !slices.ContainsFunc(batch, func(b remade) bool { return len(b.shards) > 0 }) {
 		return make([]bool, len(batch)), nil
@@ -278,7 +280,7 @@ func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, er
 				return nil, &fatalError{err}
 			}
 			for _, r := range batch[i].shards {
-				moved[i] = moved[i] || !r.Old.Node.IsZero() && !slices.Contains(now.Shards, r.Old)
+				moved[i] = moved[i] || !r.Old.Node.IsZero() && !slices.Contains(now.Shards, r.Old) || !s.mayMove(now, batch[i].shards, r)
 			}
 		}
 		return func() error {
@@ -296,6 +298,21 @@ func (s *Store) logRemade(ctx context.Context, batch []remade) (moved []bool, er
 		}, nil
 	}})
 	return moved, err
+}
+
+// mayMove reports whether the new place of a shard is on a member that stays and that
+// holds no other shard of the pack, once those of the batch have moved.
+func (s *Store) mayMove(row index.PackRow, batch []*record.Reshard, r *record.Reshard) bool {
+	m := s.members.Load().byID[r.New.Node]
+	if m == nil || m.isClosed() {
+		return false
+	}
+	for _, x := range row.Shards {
+		if x.Node == r.New.Node && x.Index != r.Index && !slices.ContainsFunc(batch, func(o *record.Reshard) bool { return o.Old == x }) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(batch, func(o *record.Reshard) bool { return o != r && o.New.Node == r.New.Node && o.Index != r.Index })
 }
 
 // snapshotsPast is the sequence up to which no kept snapshot needs the log: the older
@@ -370,6 +387,11 @@ func shortOf(set *memberSet, row index.PackRow) []record.Place {
 // repairPack makes the missing shards of one pack, writes them and reads them
 // back; size is how many bytes they have. They count once they are logged.
 func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int, err error) {
+	return s.makeAnew(ctx, p, shortOf)
+}
+
+// makeAnew makes those shards of one pack anew, elsewhere, whose places which chooses.
+func (s *Store) makeAnew(ctx context.Context, p id.Pack, which func(*memberSet, index.PackRow) []record.Place) (out remade, size int, err error) {
 	out.pack = p
 	var (
 		row index.PackRow
@@ -388,7 +410,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 	}); err != nil {
 		return out, 0, err
 	}
-	missing := shortOf(set, row)
+	missing := which(set, row)
 	if len(missing) == 0 || len(g.places) == 0 {
 		return out, 0, nil
 	}
@@ -444,7 +466,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		return out, 0, err
 	}
 	defer enc.Release()
-	to, keep, free := s.elsewhere(set, g, row.Kind)
+	to, keep, free := s.elsewhere(set, g, row.Kind, missing)
 	if free < len(missing) {
 		return out, 0, fmt.Errorf("%w: %d nodes are free to take %d shards; not up: %s", ErrUnavailable, free, len(missing), s.notUp(set.all))
 	}
@@ -452,7 +474,7 @@ func (s *Store) repairPack(ctx context.Context, p id.Pack) (out remade, size int
 		if !old.Node.IsZero() && enc.Digests[old.Index] != old.Digest {
 			return out, 0, fmt.Errorf("%w: shard %d of pack %v made anew is not what was written", ErrDamaged, old.Index, p)
 		}
-		place, err := s.placeShard(ctx, p, old.Index, enc, to, &keep)
+		place, err := s.placeShard(ctx, p, old.Index, enc.Shards[old.Index], enc.Digests[old.Index], to, &keep)
 		if err != nil {
 			return out, 0, err
 		}
@@ -492,20 +514,20 @@ func markedIn(r index.Reader, p id.Pack) (out []index.ChunkRow, err error) {
 
 // elsewhere says where shards of a pack may go that have no place any more: to one
 // of the free members, which hold no shard of it, by placement's order. keep are
-// those that hold one.
-func (s *Store) elsewhere(set *memberSet, g geometry, kind pack.Kind) (to *placed, keep []*member, free int) {
+// those that hold one, but for the places that are given up.
+func (s *Store) elsewhere(set *memberSet, g geometry, kind pack.Kind, givenUp []record.Place) (to *placed, keep []*member, free int) {
 	to = &placed{pack: g.pack, k: g.k, m: g.m, by: map[id.Node]*member{}}
 	// The failure domains of the shards that stay count too. A shard may lie on two
 	// nodes, when one lagged and another took its place; it counts once.
 	kept := make([]bool, g.k+g.m)
 	for _, x := range g.places {
-		if m := set.byID[x.Node]; m != nil && !kept[x.Index] {
+		if m := set.byID[x.Node]; m != nil && !kept[x.Index] && !slices.Contains(givenUp, x) {
 			kept[x.Index] = true
 			keep = append(keep, m)
 			to.nodes = append(to.nodes, m.candidate())
 		}
 	}
-	for _, m := range usable(set.all, s.now()) {
+	for _, m := range usable(set.takers, s.now()) {
 		if !slices.ContainsFunc(g.places, func(x record.Place) bool { return x.Node == m.info.ID }) && (kind != pack.Log || slices.Contains(set.log, m)) {
 			to.nodes, to.by[m.info.ID] = append(to.nodes, m.candidate()), m
 			free++
@@ -744,7 +766,7 @@ func (s *Store) readBack(ctx context.Context, m *member, k node.Key, sh pack.Sha
 
 // placeShard writes one shard to a member that holds none of the pack, and reads
 // it back. A node that does not answer in time keeps a copy of it until it does.
-func (s *Store) placeShard(ctx context.Context, p id.Pack, index uint8, enc *pack.Encoded, to *placed, keep *[]*member) (record.Place, error) {
+func (s *Store) placeShard(ctx context.Context, p id.Pack, index uint8, sh pack.Shard, digest [16]byte, to *placed, keep *[]*member) (record.Place, error) {
 	var errs []error
 	for {
 		var kept []id.Node
@@ -756,10 +778,10 @@ func (s *Store) placeShard(ctx context.Context, p id.Pack, index uint8, enc *pac
 			return record.Place{}, fmt.Errorf("%w: no node took shard %d: %w", ErrUnavailable, index, errors.Join(append(errs, err)...))
 		}
 		m := to.by[n]
-		inst, err := s.putRemade(ctx, m, node.Shard{Head: enc.Shards[index].Head, Body: enc.Shards[index].Slice})
+		inst, err := s.putRemade(ctx, m, node.Shard{Head: sh.Head, Body: sh.Slice})
 		if err == nil {
-			place := record.Place{Node: m.info.ID, Index: index, Instance: inst, Digest: enc.Digests[index]}
-			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, enc.Shards[index]); err == nil {
+			place := record.Place{Node: m.info.ID, Index: index, Instance: inst, Digest: digest}
+			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, sh); err == nil {
 				*keep = append(*keep, m)
 				return place, nil
 			}

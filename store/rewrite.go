@@ -177,7 +177,7 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 		}
 		set := s.members.Load()
 		widths := s.widths(buckets)
-		up := len(usable(set.all, s.now()))
+		up := len(usable(set.takers, s.now()))
 		return r.EachPack(func(p id.Pack, row index.PackRow) error {
 			if err := context.Cause(ctx); err != nil {
 				return err

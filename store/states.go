@@ -21,9 +21,17 @@ func (s *Store) NodeStates() []NodeState {
 	out := make([]NodeState, 0, len(set.all))
 	for _, m := range set.all {
 		state, why := m.state(s.now())
-		out = append(out, NodeState{Name: m.info.Name, State: state, Reason: reasonOf(m.info.Name, why)})
+		out = append(out, NodeState{Name: m.info.Name, State: drainState(state, set.draining(m)), Reason: reasonOf(m.info.Name, why)})
 	}
 	return out
+}
+
+// drainState is the state of a member that may be draining.
+func drainState(state string, draining bool) string {
+	if state == "up" && draining {
+		return "draining"
+	}
+	return state
 }
 
 // reasonOf says in one line why a member is not up, and what to do about one that

@@ -29,7 +29,8 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 	takes := 0
 	var noRoom error
 	for _, m := range set.all {
-		st := NodeStatus{Name: m.info.Name, ID: m.info.ID, Labels: m.info.Labels, Log: slices.Contains(set.log, m)}
+		draining := set.draining(m)
+		st := NodeStatus{Name: m.info.Name, ID: m.info.ID, Labels: plainLabels(m.info.Labels), Weight: m.weighs(), Draining: draining, Log: slices.Contains(set.log, m)}
 		var why error
 		if st.State, why = m.state(s.now()); st.State != "missing" {
 			if u, err := used[m.info.ID].v, used[m.info.ID].err; err != nil {
@@ -42,18 +43,18 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 				if st.State == "up" && !u.PutsAllowed {
 					st.State, why = "full", &node.RoomError{Why: node.ForClient, Free: u.FreeBytes, Need: u.PutMark, Dir: u.Dir}
 				}
-				if st.Allowed {
-					takes++
-				}
 				n := m.candidate()
-				if n.Disk == "" {
-					n.Disk = fmt.Sprintf("device %d", u.Device)
+				if draining {
+					n.State = placement.Leaving
+				} else if st.Allowed {
+					takes++
 				}
 				if !m.putFailed() { // what a dead disk still tells is not worth a copy
 					nodes = append(nodes, n)
 				}
 			}
 		}
+		st.State = drainState(st.State, draining)
 		if why != nil {
 			st.Reason = reasonOf(m.info.Name, why)
 			if errors.Is(why, node.ErrFull) {
@@ -75,7 +76,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 				fmt.Sprintf("more are missing than the store survives: bring back at least %d of them, and restart the server, before any is replaced", missing-set.m()), 1)
 		}
 	}
-	up := len(usable(set.all, s.now()))
+	up := len(usable(set.takers, s.now()))
 	if k := placement.Width(up, DefaultWidth, set.m()); k >= 1 {
 		out.Width = fmt.Sprintf("%d+%d", k, set.m())
 	}
@@ -120,7 +121,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 // usages asks every member that is there how it is. One that does not answer in
 // time is not asked again before it has: disks hang in this call too.
 func (s *Store) usages(ctx context.Context, set *memberSet) map[id.Node]answered[node.Usage] {
-	return ask(ctx, s, set.all, func(ctx context.Context, m *member) (node.Usage, error) {
+	used := ask(ctx, s, set.all, func(ctx context.Context, m *member) (node.Usage, error) {
 		if m.hangs() {
 			return node.Usage{}, fmt.Errorf("it owes other answers: %w", node.ErrUnavailable)
 		}
@@ -131,6 +132,13 @@ func (s *Store) usages(ctx context.Context, set *memberSet) map[id.Node]answered
 		}
 		return u, err
 	})
+	for _, m := range set.all {
+		if a := used[m.info.ID]; a.err == nil {
+			m.noteUsage(a.v)
+		}
+	}
+	set.weigh()
+	return used
 }
 
 // survival is what the store would survive from now on.
@@ -154,15 +162,22 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 		there[n.ID] = true
 	}
 	out.disks = len(seen)
-	k := placement.Width(len(up), DefaultWidth, set.m())
+	takers := 0
+	for _, n := range up {
+		if n.State == placement.Up {
+			takers++
+		}
+	}
+	k := placement.Width(takers, DefaultWidth, set.m())
 	if k < 1 {
 		k = 1
 	}
-	promised, err := placement.Promises(up, k, min(set.m(), max(len(up)-k, 0)))
+	promised, err := placement.Promises(up, k, min(set.m(), max(takers-k, 0)))
 	if err == nil {
 		out.Survival = promised
 	}
-	if len(up) == len(set.all) && len(set.rec.Gone) == 0 && !s.scrubs.anyLost() {
+	// While the set is what it began as, every pack is placed as a new one would be.
+	if len(up) == len(set.all) && set.rec.Version == 1 && !s.scrubs.anyLost() {
 		return out, nil
 	}
 	var known map[id.Pack]bool

@@ -45,12 +45,18 @@ func newRig(t *testing.T) *rig {
 // newRigOn begins a store on filesystems of the test's.
 func newRigOn(t *testing.T, fsys func(name string) *crashfs.FS) *rig {
 	t.Helper()
-	r := &rig{t: t, cluster: id.Cluster{1, 2, 3}, ring: testKeyring(t, id.Cluster{1, 2, 3}), fs: map[string]*crashfs.FS{}, nodes: map[string]*disk.Node{}, engine: memkv.New(memkv.Options{}), genesis: &Genesis{M: 2, Buckets: []string{"main"}}}
+	return newRigOf(t, 6, 2, fsys)
+}
+
+// newRigOf begins a store of so many nodes, which survives the loss of m.
+func newRigOf(t *testing.T, nodes, m int, fsys func(name string) *crashfs.FS) *rig {
+	t.Helper()
+	r := &rig{t: t, cluster: id.Cluster{1, 2, 3}, ring: testKeyring(t, id.Cluster{1, 2, 3}), fs: map[string]*crashfs.FS{}, nodes: map[string]*disk.Node{}, engine: memkv.New(memkv.Options{}), genesis: &Genesis{M: m, Buckets: []string{"main"}}}
 	r.log = slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		r.log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
-	for i := range 6 {
+	for i := range nodes {
 		name := fmt.Sprintf("n%02d", i+1)
 		r.fs[name] = fsys(name)
 		nid, err := disk.Format(r.fs[name], disk.Config{Cluster: r.cluster})

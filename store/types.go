@@ -124,19 +124,22 @@ type Usage struct {
 
 // NodeStatus is a member as the store sees it.
 type NodeStatus struct {
-	Name    string
-	ID      id.Node
-	Labels  []string
-	Log     bool   // may hold log packs
-	State   string // "up", "full", "slow", "down", "missing"
-	Reason  string // why it is not up
-	Total   int64  // bytes of its filesystem
-	Free    int64
-	Shards  int64
-	Bytes   int64 // of live shards
-	Device  uint64
-	Allowed bool  // takes client data: above its space mark
-	Mark    int64 // bytes that must be free there for client data
+	Name   string
+	ID     id.Node
+	Labels []string
+	Weight float64 // how much it is to hold beside others, in GiB
+	Log    bool    // may hold log packs
+	// Draining: it takes no new shards, and those that it has are moved away.
+	Draining bool
+	State    string // "up", "draining" (and up), "full", "slow", "down", "missing"
+	Reason   string // why it is not up
+	Total    int64  // bytes of its filesystem
+	Free     int64
+	Shards   int64
+	Bytes    int64 // of live shards
+	Device   uint64
+	Allowed  bool  // takes client data: above its space mark
+	Mark     int64 // bytes that must be free there for client data
 }
 
 // Status is the store's state in a few words and figures.

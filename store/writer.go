@@ -127,7 +127,7 @@ func (d *decision) reachable(adopts []*record.Adopt) error {
 	set := d.s.members.Load()
 	for _, a := range adopts {
 		for _, p := range a.Shards {
-			if m := set.byID[p.Node]; m == nil || !m.readable() {
+			if m := set.byID[p.Node]; m == nil || !m.readable() || m.isClosed() {
 				return fmt.Errorf("%w: a node was lost while the upload ran", ErrRetry)
 			}
 		}

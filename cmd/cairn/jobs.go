@@ -298,6 +298,7 @@ func await(cmd *cobra.Command, cl *client, j jobInfo) (jobInfo, error) {
 			if b == nil {
 				b = bars.count(j.Kind, p.Unit)
 			}
+			b.left(time.Duration(p.Left) * time.Second)
 			b.of(int64(p.Total))
 			b.at(int64(p.Done))
 		}
@@ -346,7 +347,7 @@ func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
 }
 
 func jobKinds(context.Context, *client, string) ([]string, error) {
-	return []string{store.JobCheckIndex, store.JobRepair, store.JobScrub, store.JobSnapshot}, nil
+	return []string{store.JobCheckIndex, store.JobDrain, store.JobRebalance, store.JobRepair, store.JobScrub, store.JobSnapshot}, nil
 }
 
 func jobIDs(ctx context.Context, cl *client, _ string) ([]string, error) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -45,7 +47,10 @@ func (p *progress) wait() {
 }
 
 // bar is one transfer's; a nil mpb bar shows nothing.
-type bar struct{ b *mpb.Bar }
+type bar struct {
+	b    *mpb.Bar
+	rest *atomic.Int64 // nanoseconds that it still takes, as it was told; nil: it is not told
+}
 
 // begin adds a bar; size -1 is not known.
 func (p *progress) begin(name string, size int64) *bar {
@@ -56,7 +61,7 @@ func (p *progress) begin(name string, size int64) *bar {
 	if r := []rune(name); len(r) > 32 {
 		name = "..." + string(r[len(r)-29:])
 	}
-	return &bar{p.p.AddBar(max(size, 0),
+	return &bar{b: p.p.AddBar(max(size, 0),
 		mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)),
 		mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace), decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))}
@@ -71,7 +76,22 @@ func (p *progress) count(name, unit string) *bar {
 	if unit == "bytes" {
 		counters = decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)
 	}
-	return &bar{p.p.AddBar(0, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name(printable(name), decor.WCSyncSpaceR), counters))}
+	b := &bar{rest: new(atomic.Int64)}
+	b.b = p.p.AddBar(0, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name(printable(name), decor.WCSyncSpaceR), counters),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
+			if d := time.Duration(b.rest.Load()); d > 0 {
+				return d.String()
+			}
+			return ""
+		}, decor.WCSyncSpace)))
+	return b
+}
+
+// left says how long a transfer still takes; 0: that is not known.
+func (b *bar) left(d time.Duration) {
+	if b.rest != nil {
+		b.rest.Store(int64(d))
+	}
 }
 
 // of says how much there is; 0: that is not known.

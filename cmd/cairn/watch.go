@@ -37,7 +37,7 @@ func (w *nodeWatch) run(ctx context.Context, states func() []store.NodeState) {
 
 func (w *nodeWatch) see(now time.Time, states []store.NodeState) {
 	for _, s := range states {
-		if s.State != "up" {
+		if s.State != "up" && s.State != "draining" { // which somebody asked for
 			delete(w.up, s.Name)
 			if w.told[s.Name] != s.State {
 				w.told[s.Name] = s.State
