@@ -335,7 +335,8 @@ func (d *Dir) nodeDirs() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && e.Name() != "lost+found" {
+		// A link leads to a node elsewhere, whether its disk is mounted or not.
+		if (e.IsDir() || e.Type()&fs.ModeSymlink != 0) && e.Name() != "lost+found" {
 			names = append(names, e.Name())
 		}
 	}
@@ -588,7 +589,7 @@ func (d *Dir) openNodes(ctx context.Context, m marker) error {
 	}
 	for _, name := range m.Nodes {
 		if d.Nodes[name] == nil && d.Absent[name] == nil {
-			d.Absent[name] = fmt.Errorf("directory %s is not there: %w", filepath.Join(d.opt.Dir, "nodes", name), node.ErrMissing)
+			d.Absent[name] = d.notThere(name)
 		}
 	}
 	return nil
@@ -669,11 +670,15 @@ func openAll[N io.Closer](ctx context.Context, names []string, losses int, open 
 }
 
 func (d *Dir) openNode(name string) (*disk.Node, error) {
-	root, err := vfs.OS(filepath.Join(d.opt.Dir, "nodes", name))
+	dir, _ := d.realDir(name)
+	root, err := vfs.OS(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, d.notThere(name)
+	}
 	if err != nil {
 		return nil, err
 	}
-	n, err := disk.Open(root, disk.Config{Cluster: d.Cluster, Keep: d.opt.Keep, Dir: filepath.Join(d.opt.Dir, "nodes", name), Space: &d.space})
+	n, err := disk.Open(root, disk.Config{Cluster: d.Cluster, Keep: d.opt.Keep, Dir: dir, Space: &d.space})
 	if err != nil {
 		root.Close()
 		return nil, err
@@ -708,7 +713,7 @@ func (d *Dir) Replace(name string, lost id.Node) (_ *Replacement, err error) {
 		d.Absent[name] = fmt.Errorf("%w: this is no longer the directory that was opened", node.ErrMissing)
 	}
 	// Its name alone does not make it that node: it must open, with all it promised.
-	dir := filepath.Join(d.opt.Dir, "nodes", name)
+	dir, link := d.realDir(name)
 	if n, err := d.openNode(name); err == nil {
 		back := n.ID() == lost
 		if err := n.Close(); err != nil {
@@ -723,7 +728,10 @@ func (d *Dir) Replace(name string, lost id.Node) (_ *Replacement, err error) {
 	r := &Replacement{d: d, name: name, dir: dir, why: d.Absent[name]}
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 || errors.Is(err, syscall.ENOTDIR) {
-		aside := filepath.Join(d.opt.Dir, fmt.Sprintf("replaced-%s-%s", name, time.Now().UTC().Format("20060102T150405.000Z")))
+		aside := d.asideOf("replaced", name)
+		if link { // it stays on its own filesystem
+			aside = dir + "." + filepath.Base(aside)
+		}
 		if err := os.Rename(dir, aside); err != nil {
 			return nil, fmt.Errorf("move the old directory of node %s aside: %w", name, err)
 		}
@@ -736,13 +744,18 @@ func (d *Dir) Replace(name string, lost id.Node) (_ *Replacement, err error) {
 			err = errors.Join(err, r.Undo())
 		}
 	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if link { // without its parent, no disk is mounted there
+		err = os.Mkdir(dir, 0o700)
+	} else {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	if err := d.formatNode(dir); err != nil {
 		return nil, err
 	}
-	for _, parent := range []string{filepath.Join(d.opt.Dir, "nodes"), d.opt.Dir} {
+	for _, parent := range []string{filepath.Dir(dir), d.opt.Dir} {
 		if err := syncDir(parent); err != nil {
 			return nil, err
 		}
@@ -790,7 +803,7 @@ func (r *Replacement) Undo() error {
 		return fmt.Errorf("put the old directory of node %s back from %s: %w", r.name, r.Kept, err)
 	}
 	r.Kept = ""
-	return errors.Join(syncDir(filepath.Join(r.d.opt.Dir, "nodes")), syncDir(r.d.opt.Dir), os.RemoveAll(failed))
+	return errors.Join(syncDir(filepath.Dir(r.dir)), syncDir(r.d.opt.Dir), os.RemoveAll(failed))
 }
 
 // Stores returns the open nodes as the store wants them.

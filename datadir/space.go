@@ -71,32 +71,6 @@ func (d *Dir) guardSpace() error {
 	}
 	g := &guard{index: index, log: d.opt.Log, nodes: &d.space}
 	d.guard = g
-	byDevice := map[uint64]*spot{}
-	add := func(dir string, index bool) (*spot, error) {
-		root, err := vfs.OS(dir)
-		if err != nil {
-			return nil, err
-		}
-		u, err := root.Usage()
-		if err != nil {
-			return nil, errors.Join(err, root.Close())
-		}
-		if s := byDevice[u.Device]; s != nil {
-			return s, root.Close()
-		}
-		most := int64(ballastNodes)
-		if index {
-			most = ballastIndex
-		}
-		s := &spot{fs: root, device: u.Device, dir: dir, index: index, want: min(most, u.TotalBytes/ballastShare)}
-		if info, err := root.Stat(ballastName); err == nil && !info.Dir {
-			s.has = min(info.Allocated, s.want)
-		}
-		g.setHas(s, s.has)
-		g.spots = append(g.spots, s)
-		byDevice[u.Device] = s
-		return s, nil
-	}
 	// Beside the index, not in it, so that it stays when the index is set aside;
 	// unless the index has a filesystem of its own.
 	home := d.opt.Dir
@@ -105,7 +79,7 @@ func (d *Dir) guardSpace() error {
 	} else if !same {
 		home = index
 	}
-	if _, err := add(home, true); err != nil {
+	if _, err := g.spotOf(home, true); err != nil {
 		return err
 	}
 	names := make([]string, 0, len(d.Nodes))
@@ -117,7 +91,7 @@ func (d *Dir) guardSpace() error {
 	for _, name := range names {
 		dir := filepath.Join(d.opt.Dir, "nodes", name)
 		nodeDirs = append(nodeDirs, dir)
-		s, err := add(dir, false)
+		s, err := g.spotOf(dir, false)
 		if err != nil {
 			return err
 		}
@@ -133,6 +107,45 @@ func (d *Dir) guardSpace() error {
 		}
 	}
 	return g.makeRoomToStart()
+}
+
+// spotOf is what is known of the filesystem of a directory, from now on if it was not.
+func (g *guard) spotOf(dir string, index bool) (*spot, error) {
+	root, err := vfs.OS(dir)
+	if err != nil {
+		return nil, err
+	}
+	u, err := root.Usage()
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	for _, s := range g.spots {
+		if s.device == u.Device {
+			return s, root.Close()
+		}
+	}
+	most := int64(ballastNodes)
+	if index {
+		most = ballastIndex
+	}
+	s := &spot{fs: root, device: u.Device, dir: dir, index: index, want: min(most, u.TotalBytes/ballastShare)}
+	if info, err := root.Stat(ballastName); err == nil && !info.Dir {
+		s.has = min(info.Allocated, s.want)
+	}
+	g.setHas(s, s.has)
+	g.spots = append(g.spots, s)
+	return s, nil
+}
+
+// join takes in the directory of a node that was added while a server runs.
+func (g *guard) join(dir string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s, err := g.spotOf(dir, false)
+	if err == nil {
+		s.nodes++
+	}
+	return err
 }
 
 // plainGuard watches the filesystem of an index that no ballast belongs to.
