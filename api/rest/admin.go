@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -190,6 +191,8 @@ type nodeJSON struct {
 	Device      uint64   `json:"device"`
 	TakesWrites bool     `json:"takes_client_data"`
 	Mark        int64    `json:"free_bytes_for_client_data"`
+	Weight      int64    `json:"weight"`
+	Draining    bool     `json:"draining"`
 }
 
 // passJSON is the last complete scrub of a depth.
@@ -256,7 +259,8 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 	}
 	for _, n := range st.Nodes {
 		out.Nodes = append(out.Nodes, nodeJSON{Name: n.Name, ID: n.ID.String(), State: n.State, Reason: n.Reason, Log: n.Log, Labels: n.Labels,
-			TotalBytes: n.Total, FreeBytes: n.Free, LiveShards: n.Shards, LiveBytes: n.Bytes, Device: n.Device, TakesWrites: n.Allowed, Mark: n.Mark})
+			TotalBytes: n.Total, FreeBytes: n.Free, LiveShards: n.Shards, LiveBytes: n.Bytes, Device: n.Device, TakesWrites: n.Allowed, Mark: n.Mark,
+			Weight: max(int64(math.Ceil(n.Weight)), 1), Draining: n.Draining})
 	}
 	return out, nil
 }
@@ -290,4 +294,70 @@ func (f *face) replaceNode(c echo.Context) error {
 		return unmet(err, "", "only a node that is lost is replaced; see `cairn status`")
 	}
 	return c.JSON(http.StatusOK, out)
+}
+
+func (f *face) addNode(c echo.Context) error {
+	if f.cfg.Add == nil {
+		return problem(http.StatusNotImplemented, "not-offered", "this server cannot make nodes", "")
+	}
+	var n NewNode
+	if err := readJSON(c, &n); err != nil {
+		return err
+	}
+	out, err := f.cfg.Add(c.Request().Context(), n)
+	if err != nil {
+		return unmet(err, "", "a new node has a name and a directory of its own")
+	}
+	return c.JSON(http.StatusCreated, out)
+}
+
+func (f *face) removeNode(c echo.Context) error {
+	if f.cfg.Remove == nil {
+		return problem(http.StatusNotImplemented, "not-offered", "this server cannot remove nodes", "")
+	}
+	name, err := unescape(c.Param("node"))
+	if err != nil {
+		return err
+	}
+	out, err := f.cfg.Remove(c.Request().Context(), name)
+	if err != nil {
+		return unmet(err, "", "only a node that was drained is removed; see `cairn nodes drain`")
+	}
+	return c.JSON(http.StatusOK, out)
+}
+
+// drainNode marks a node and starts the job that moves what it holds, unless that runs
+// already: it takes this node in.
+func (f *face) drainNode(c echo.Context) error {
+	name, err := unescape(c.Param("node"))
+	if err != nil {
+		return err
+	}
+	var want struct {
+		Rate uint64 `json:"rate"`
+	}
+	if err := readJSON(c, &want); err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	if err := f.store.DrainNode(ctx, name, true); err != nil {
+		return unmet(err, "", "a drain needs room for what the node holds, on enough other nodes; see `cairn nodes add`")
+	}
+	j, err := f.store.StartJob(ctx, store.JobDrain, store.JobOptions{Rate: want.Rate})
+	if err != nil && !errors.Is(err, store.ErrJobRunning) {
+		return err
+	}
+	c.Response().Header().Set("Location", jobsPath+"/"+j.ID.String())
+	return c.JSON(http.StatusAccepted, jobToJSON(j))
+}
+
+func (f *face) undrainNode(c echo.Context) error {
+	name, err := unescape(c.Param("node"))
+	if err != nil {
+		return err
+	}
+	if err := f.store.DrainNode(c.Request().Context(), name, false); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
 }

@@ -108,6 +108,10 @@ func newEngine(t tester) *engine {
 			return Replaced{}, err
 		}
 		return Replaced{Node: name}, nil
+	}, Add: func(_ context.Context, n NewNode) (Added, error) { // the store's word, and no directory
+		return Added{Node: n.Name}, st.Addable(&store.NewNode{Name: n.Name, Weight: n.Weight, Labels: n.Labels}, id.Node{1})
+	}, Remove: func(ctx context.Context, name string) (Removed, error) {
+		return Removed{Node: name}, st.RemoveNode(ctx, name)
 	}})
 	if err != nil {
 		t.Fatal(err)

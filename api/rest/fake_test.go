@@ -502,13 +502,28 @@ func (f *fakeStore) ScrubAges() ([]store.ScrubAge, error) {
 		{Deep: true, Age: schedule.Age{Since: epoch, Never: true, Age: 40 * schedule.Day, Within: 30 * schedule.Day, Overdue: true}}}, nil
 }
 
+func (f *fakeStore) DrainNode(_ context.Context, name string, on bool) error {
+	defer f.mu.Unlock()
+	if err := f.enter(fmt.Sprint("drainNode ", on), name, ""); err != nil {
+		return err
+	}
+	switch name {
+	case "n01":
+		return fmt.Errorf("%w: 4 nodes would be left", store.ErrPrecondition)
+	case "n02", "n03":
+		return nil
+	}
+	return fmt.Errorf("%w: no node is called %q", store.ErrInvalid, name)
+}
+
 // StartJob of the fake: a run runs until it is cancelled.
 func (f *fakeStore) StartJob(_ context.Context, kind string, opt store.JobOptions) (store.Job, error) {
 	defer f.mu.Unlock()
 	if err := f.enter("startJob", kind, ""); err != nil {
 		return store.Job{}, err
 	}
-	if kind != store.JobRepair && kind != store.JobSnapshot && kind != store.JobScrub || kind != store.JobScrub && opt != (store.JobOptions{}) {
+	moves := kind == store.JobDrain || kind == store.JobRebalance
+	if kind != store.JobRepair && kind != store.JobSnapshot && kind != store.JobScrub && !moves || kind != store.JobScrub && !moves && opt != (store.JobOptions{}) {
 		return store.Job{}, fmt.Errorf("%w: no kind of job is called %q", store.ErrInvalid, kind)
 	}
 	for _, j := range f.jobs {

@@ -37,7 +37,7 @@ type progressJSON struct {
 	Left  uint64 `json:"seconds_left,omitempty"`
 }
 
-// optionsJSON is what a scrub or a collection was told.
+// optionsJSON is what a run was told.
 type optionsJSON struct {
 	Deep   bool   `json:"deep"`
 	Now    bool   `json:"now,omitempty"`
@@ -54,7 +54,7 @@ func jobToJSON(j store.Job) jobJSON {
 	if j.Unit != "" {
 		out.Progress = &progressJSON{j.Done, j.Total, j.Unit, uint64(math.Ceil(j.Left.Seconds()))}
 	}
-	if j.Kind == store.JobScrub || j.Kind == store.JobCollect {
+	if j.Kind == store.JobScrub || j.Kind == store.JobCollect || j.Options != (store.JobOptions{}) {
 		out.Options = new(optionsJSON(j.Options))
 	}
 	return out

@@ -75,6 +75,7 @@ type Store interface {
 	Uploads(ctx context.Context, after string, limit int) ([]store.Upload, bool, error)
 	Usage(ctx context.Context) (store.Usage, error)
 	Status(ctx context.Context) (store.Status, error)
+	DrainNode(ctx context.Context, name string, on bool) error
 	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
 	ScrubPasses() []store.ScrubPass
 	ScrubAges() ([]store.ScrubAge, error)
@@ -99,6 +100,10 @@ type Config struct {
 	First bool
 	// Replace makes a new node in the place of a lost one; nil: not offered.
 	Replace func(ctx context.Context, name string) (Replaced, error)
+	// Add makes a directory of this machine a new node; nil: not offered.
+	Add func(ctx context.Context, n NewNode) (Added, error)
+	// Remove takes a node that is drained out of the store; nil: not offered.
+	Remove func(ctx context.Context, name string) (Removed, error)
 	// Memory reads the gauges of the memory's shares, for /metrics; nil: none.
 	Memory func() []budget.State
 	// Notices counts the messages that went out, for /metrics; nil: none.
@@ -124,6 +129,26 @@ type Replaced struct {
 	ID   string `json:"id"` // of the new node
 	// Kept is where what was in the old directory is now; empty: there was nothing.
 	Kept string `json:"kept,omitempty"`
+}
+
+// NewNode is a node that is to be made.
+type NewNode struct {
+	Name   string   `json:"name"`
+	Path   string   `json:"path"`   // of its directory; empty: in the data directory
+	Weight uint32   `json:"weight"` // GiB; 0: by its filesystem
+	Labels []string `json:"labels"`
+}
+
+// Added is a node that was added.
+type Added struct {
+	Node string `json:"node"`
+	ID   string `json:"id"`
+}
+
+// Removed is a node that is none any more.
+type Removed struct {
+	Node string `json:"node"`
+	Kept string `json:"kept,omitempty"` // where what is left of it is
 }
 
 type face struct {
@@ -204,7 +229,11 @@ func (f *face) routes() []route {
 		{method: http.MethodGet, path: "/v1/usage", handle: f.usage},
 		{method: http.MethodGet, path: "/v1/status", handle: f.status},
 		{method: http.MethodGet, path: "/v1/nodes", handle: f.nodes},
+		{method: http.MethodPost, path: "/v1/nodes", handle: f.addNode},
+		{method: http.MethodDelete, path: "/v1/nodes/:node", handle: f.removeNode},
 		{method: http.MethodPost, path: "/v1/nodes/:node/replace", handle: f.replaceNode},
+		{method: http.MethodPost, path: "/v1/nodes/:node/drain", handle: f.drainNode},
+		{method: http.MethodDelete, path: "/v1/nodes/:node/drain", handle: f.undrainNode},
 		{method: http.MethodGet, path: jobsPath, handle: f.held(f.listJobs), params: []string{"kind", "state", "limit", "cursor"}},
 		{method: http.MethodPost, path: jobsPath, handle: f.startJob},
 		{method: http.MethodGet, path: jobsPath + "/:job", handle: f.getJob},

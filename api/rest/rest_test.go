@@ -34,6 +34,7 @@ type rig struct {
 	doc      *document
 	log      *lockedBuffer
 	replaced []string
+	added    []NewNode
 }
 
 func newRig(t testing.TB) *rig {
@@ -47,6 +48,19 @@ func newRig(t testing.TB) *rig {
 				return Replaced{}, fmt.Errorf("%w: node n01 is not lost", store.ErrPrecondition)
 			}
 			return Replaced{Node: name, ID: "00", Kept: "/data/replaced-" + name}, nil
+		},
+		Add: func(_ context.Context, n NewNode) (Added, error) {
+			r.added = append(r.added, n)
+			if n.Name == "n01" {
+				return Added{}, fmt.Errorf("%w: there is a node n01 already", store.ErrPrecondition)
+			}
+			return Added{Node: n.Name, ID: "00"}, nil
+		},
+		Remove: func(_ context.Context, name string) (Removed, error) {
+			if name != "n02" {
+				return Removed{}, fmt.Errorf("%w: node %s is in use", store.ErrPrecondition, name)
+			}
+			return Removed{Node: name, Kept: "/data/removed-" + name}, nil
 		}})
 	if err != nil {
 		t.Fatal(err)
@@ -216,6 +230,22 @@ func TestEveryRoute(t *testing.T) {
 		t.Errorf("replaced: %s", a.body)
 	}
 	r.want(412, "precondition-failed", "POST", "/v1/nodes/n01/replace", "")
+	if a := r.want(201, "", "POST", "/v1/nodes", `{"name":"n07","path":"/disk/n07","weight":5,"labels":["zone=a"]}`); a.body != `{"node":"n07","id":"00"}`+"\n" || len(r.added) != 1 || fmt.Sprint(r.added[0]) != "{n07 /disk/n07 5 [zone=a]}" {
+		t.Errorf("added: %s, asked for %v", a.body, r.added)
+	}
+	r.want(412, "precondition-failed", "POST", "/v1/nodes", `{"name":"n01"}`)
+	r.want(400, "invalid-body", "POST", "/v1/nodes", `{"name":"n07","weight":-1}`)
+	if a := r.want(202, "", "POST", "/v1/nodes/n02/drain", `{"rate":1000}`); !strings.HasPrefix(a.header.Get("Location"), jobsPath+"/") || !strings.Contains(a.body, `"kind":"drain"`) || !strings.Contains(a.body, `"rate":1000`) {
+		t.Errorf("drained: %s at %s", a.body, a.header.Get("Location"))
+	}
+	r.want(202, "", "POST", "/v1/nodes/n03/drain", "") // the job that runs takes it in
+	r.want(412, "precondition-failed", "POST", "/v1/nodes/n01/drain", "")
+	r.want(400, "invalid-request", "POST", "/v1/nodes/nn/drain", "")
+	r.want(204, "", "DELETE", "/v1/nodes/n02/drain", "")
+	if a := r.want(200, "", "DELETE", "/v1/nodes/n02", ""); !strings.Contains(a.body, `"kept":"/data/removed-n02"`) {
+		t.Errorf("removed: %s", a.body)
+	}
+	r.want(412, "precondition-failed", "DELETE", "/v1/nodes/n03", "")
 	if want := []string{"n02", "n01"}; !slices.Equal(r.replaced, want) {
 		t.Errorf("replaced %q, want %q", r.replaced, want)
 	}
@@ -324,6 +354,8 @@ func TestReplacingIsOffered(t *testing.T) {
 	}
 	r := &rig{t: t, handler: h, doc: readDocument(t)}
 	r.want(501, "not-offered", "POST", "/v1/nodes/n01/replace", "")
+	r.want(501, "not-offered", "POST", "/v1/nodes", `{"name":"n07"}`)
+	r.want(501, "not-offered", "DELETE", "/v1/nodes/n01", "")
 	r.want(404, "no-such-route", "GET", "/descargar/x", "") // and so are the first routes
 }
 
@@ -881,7 +913,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 	for _, route := range everyRoute(t) {
 		r := newRig(t)
 		r.store.fail = errFake
-		if strings.HasSuffix(route[1], "/healthz") || strings.HasSuffix(route[1], "openapi.json") || route[1] == "/metrics" || strings.HasSuffix(route[1], "/replace") || route[1] == "/cargar" || route[1] == "/readyz" ||
+		if strings.HasSuffix(route[1], "/healthz") || strings.HasSuffix(route[1], "openapi.json") || route[1] == "/metrics" || strings.HasSuffix(route[1], "/replace") || route[0] != "GET" && strings.HasPrefix(route[1], "/v1/nodes") || route[1] == "/cargar" || route[1] == "/readyz" ||
 			strings.HasPrefix(route[1], uploadsPath) || route[1] == eventsPath {
 			continue // what does not ask the store, or has its own way to fail
 		}

@@ -30,6 +30,8 @@ type (
 		Device      uint64   `json:"device"`
 		TakesWrites bool     `json:"takes_client_data"`
 		Mark        int64    `json:"free_bytes_for_client_data"`
+		Weight      int64    `json:"weight"`
+		Draining    bool     `json:"draining"`
 	}
 	passInfo struct {
 		Deep  bool      `json:"deep"`
@@ -93,7 +95,7 @@ func newStatus() *cobra.Command {
 		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already; "writes" whether
 data is taken, and if not, why. "attested" is how old the word is that every shard is there as it was written, "verified" that
 all of it can be read: what was stored at that time was read since. OVERDUE: that is longer ago than the server was told. A node
-is up, slow (it owes answers), full, down (it could not be asked), or missing (its directory is not there or not its own);
+is up, draining, slow (it owes answers), full, down (it could not be asked), or missing (its directory is not there or not its own);
 the last column says what to do.`,
 		Example: "  cairn status\n  cairn status --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
@@ -243,54 +245,6 @@ layout on disk add. "physical" leaves out the index and about 64 KiB of small fi
 			return nil
 		}),
 	})
-}
-
-func newNodes() *cobra.Command {
-	c := parent(&cobra.Command{Use: "nodes", Short: "List and replace nodes"})
-	c.AddCommand(clientFlags(&cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the nodes", Args: cobra.NoArgs, Example: "  cairn nodes list",
-		RunE: do(func(cmd *cobra.Command, _ []string) error {
-			cl, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			var out struct {
-				Nodes []nodeInfo `json:"nodes"`
-			}
-			if err := cl.call(cmd.Context(), http.MethodGet, "/v1/nodes", nil, nil, &out); err != nil {
-				return err
-			}
-			if jsonWanted(cmd) {
-				return printJSON(cmd, out)
-			}
-			return printNodes(cmd, out.Nodes)
-		}),
-	}), clientFlags(&cobra.Command{
-		Use: "replace NAME...", Short: "Make a new, empty node in the place of a lost one", Args: cobra.MinimumNArgs(1),
-		Long: `Make a new, empty node in the place of one whose directory is lost. The old node's ID is refused from then
-on; if its directory still holds something, that is moved aside and kept, and the answer says where. Nothing is
-touched while the store takes no writes. A node whose directory is back needs no replacement: restart the server.`,
-		Example: "  cairn nodes replace n03",
-		RunE: do(func(cmd *cobra.Command, args []string) error {
-			cl, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			kept := map[string]string{}
-			return eachName(cmd, "replaced", args, map[string]any{"kept": kept}, func(name string) (string, error) {
-				var out struct{ Node, ID, Kept string }
-				if err := cl.call(cmd.Context(), http.MethodPost, "/v1/nodes/"+escape(name)+"/replace", nil, nil, &out); err != nil {
-					return "", fmt.Errorf("not replaced: %w", err)
-				}
-				if out.Kept == "" {
-					return "replaced " + printable(name), nil
-				}
-				kept[name] = out.Kept
-				return fmt.Sprintf("replaced %s; what was in its directory is kept in %s", printable(name), printable(out.Kept)), nil
-			})
-		}),
-	}))
-	return c
 }
 
 func newHealth() *cobra.Command {

@@ -233,7 +233,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	}()
 	connections := budget.NewShare("connections", sizes.Connections, len(listeners))
 	entrance := door.New(connections)
-	var replacing sync.Mutex
+	var changing sync.Mutex // the node set
 	hosts, _ := f.GetStringSlice("host")
 	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
 		hosts = append(hosts, host)
@@ -247,9 +247,19 @@ func runServe(cmd *cobra.Command, _ []string) error {
 			return append(st.Memory(), index, connections.State())
 		},
 		Replace: func(ctx context.Context, name string) (rest.Replaced, error) {
-			replacing.Lock()
-			defer replacing.Unlock()
+			changing.Lock()
+			defer changing.Unlock()
 			return replaceNode(ctx, st, dir, name, logger)
+		},
+		Add: func(ctx context.Context, n rest.NewNode) (rest.Added, error) {
+			changing.Lock()
+			defer changing.Unlock()
+			return addNode(ctx, st, dir, n)
+		},
+		Remove: func(ctx context.Context, name string) (rest.Removed, error) {
+			changing.Lock()
+			defer changing.Unlock()
+			return removeNode(ctx, st, dir, name, logger)
 		}})
 	if err != nil {
 		err = errors.Join(err, st.Close(context.Background()))
@@ -366,6 +376,35 @@ func replaceNode(ctx context.Context, st *store.Store, dir *datadir.Dir, name st
 		logger.Warn("what was in the directory of a replaced node is kept", "node", name, "directory", r.Kept)
 	}
 	return rest.Replaced{Node: name, ID: r.Node.ID().String(), Kept: r.Kept}, nil
+}
+
+// addNode makes a directory a node and a member. What is refused is refused before
+// anything is made, as far as it is known by then.
+func addNode(ctx context.Context, st *store.Store, dir *datadir.Dir, n rest.NewNode) (rest.Added, error) {
+	node := store.NewNode{Name: n.Name, Weight: n.Weight, Labels: n.Labels}
+	if err := st.Addable(&node, id.Node{}); err != nil {
+		return rest.Added{}, err
+	}
+	made, err := dir.AddNode(n.Name, n.Path)
+	if err != nil {
+		return rest.Added{}, err
+	}
+	if err := st.AddNode(ctx, node, made); err != nil {
+		return rest.Added{}, err
+	}
+	return rest.Added{Node: n.Name, ID: made.ID().String()}, nil
+}
+
+// removeNode takes a drained node out of the store, and its directory out of the way.
+func removeNode(ctx context.Context, st *store.Store, dir *datadir.Dir, name string, logger *slog.Logger) (rest.Removed, error) {
+	if err := st.RemoveNode(ctx, name); err != nil {
+		return rest.Removed{}, err
+	}
+	kept, err := dir.Retire(name)
+	if err != nil { // it is no member, wherever it is
+		logger.Warn("the directory of a node that was removed is left where it was", "node", name, "directory", kept, "err", err)
+	}
+	return rest.Removed{Node: name, Kept: kept}, nil
 }
 
 // engineOptions are what the flags say about the engine.
