@@ -214,6 +214,24 @@ var mutants = []mutant{
 	{name: "O5", bug: "call it damage that a pack which was dropped is gone", edits: []edit{
 		{"store/mend.go", "	l, err := s.look(ctx, p, true)\n", "	l, err := s.look(ctx, p, true)\n	if err == nil && l == nil {\n		r.Damaged, r.Left = r.Damaged+len(found), r.Left+len(found)\n	}\n"}},
 		pkg: "./store", args: []string{"-run", "TestFindingsOfDroppedPacks"}},
+	{name: "N1", bug: "delete a shard where it was before its new place is durable", edits: []edit{
+		{"store/move.go", "	changed, err := mv.s.logRemade(ctx, batch)\n", "	for _, m := range mv.batch {\n		for _, r := range m.shards {\n			mv.s.deleteOld(ctx, r)\n		}\n	}\n	changed, err := mv.s.logRemade(ctx, batch)\n"}},
+		pkg: "./store", args: []string{"-run", "TestOldCopyGoesLast"}},
+	{name: "N1b", bug: "the same, and only crashes tell", edits: []edit{
+		{"store/move.go", "	changed, err := mv.s.logRemade(ctx, batch)\n", "	for _, m := range mv.batch {\n		for _, r := range m.shards {\n			mv.s.deleteOld(ctx, r)\n		}\n	}\n	changed, err := mv.s.logRemade(ctx, batch)\n"}},
+		pkg: "./store/sim", args: []string{"-run", "TestCrashAtEverySyncOfNodeChanges"}},
+	{name: "N2", bug: "write a change of the node set on the log nodes of the old set alone", edits: []edit{
+		{"store/open.go", "	if also == nil {\n		return set.log\n	}\n", "	if also == nil || true {\n		return set.log\n	}\n"}},
+		pkg: "./store", args: []string{"-run", "TestNodeSetIsDurableInBothSets"}},
+	{name: "N3", bug: "let the log nodes leap", edits: []edit{
+		{"store/nodes.go", "	next := slices.Clone(was)\n	worst", "	if len(want) > 0 {\n		return want\n	}\n	next := slices.Clone(was)\n	worst"}},
+		pkg: "./store", args: []string{"-run", "TestNodeSetIsDurableInBothSets"}},
+	{name: "N4", bug: "remove a node without looking whether anything lies on it", edits: []edit{
+		{"store/nodes.go", "	if n > 0 {\n		return fmt.Errorf(\"%w: %s a shard on node", "	if n > 1<<30 {\n		return fmt.Errorf(\"%w: %s a shard on node"}},
+		pkg: "./store", args: []string{"-run", "TestNodeIsDrainedAndRemoved"}},
+	{name: "N5", bug: "move a shard into a domain that has all that may be lost", edits: []edit{
+		{"placement/balance.go", "		if r.used[t] >= r.t.limits[t] {\n", "		if false {\n"}},
+		pkg: "./placement", args: []string{"-run", "TestBalance"}},
 	{name: "C1", bug: "take a chunk of a lost pack for stored", edits: []edit{
 		{"store/packs.go", "		if known = err == nil && row.State == index.Live; known {\n", "		if known = err == nil; known {\n"}},
 		pkg: "./store", args: []string{"-run", "TestLostChunksAreHealedByTheNextUpload"}},

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"cairn/index/kv/memkv"
+	"cairn/node/disk"
+	"cairn/store"
 )
 
 // short is a fixed history: every kind of write once, some of them at the same
@@ -50,10 +52,43 @@ func (w *world) short(g *gateway) {
 	}
 }
 
-// point plays the fixed history and ends everything when the n-th sync of any
+// shortNodes is a fixed history of changes of the node set: of seven and then eight
+// nodes one is drained and removed, and shards move to the new ones.
+func (w *world) shortNodes(g *gateway, guests map[string]*disk.Node) {
+	ctx := context.Background()
+	c := w.clients[0]
+	put := func(i int, n uint64, size int) {
+		c.change(g, c.items[i], op{kind: opPut, body: &content{name: n, head: size, size: size}})
+	}
+	put(0, 1, 700<<10)
+	put(1, 2, 100<<10)
+	put(2, 3, 1000)
+	// Whatever is refused, by a crash or behind one, what is found afterwards is what
+	// matters.
+	for _, v := range w.vols[nodeCount:] {
+		_ = g.st.AddNode(ctx, store.NewNode{Name: v.name, Labels: []string{fmt.Sprint("disk=", v.no)}}, guests[v.name])
+	}
+	put(3, 4, 500<<10)
+	run := func(kind string) {
+		j, err := g.st.StartJob(ctx, kind, unpaced)
+		for err == nil && j.State == store.JobRunning && !g.dead.Load() {
+			time.Sleep(5 * time.Millisecond)
+			j, err = g.st.Job(ctx, j.ID)
+		}
+	}
+	run(store.JobRebalance)
+	put(0, 5, 300<<10)
+	_ = g.st.DrainNode(ctx, "n02", true)
+	run(store.JobDrain)
+	put(1, 6, 1000)
+	_ = g.st.RemoveNode(ctx, "n02")
+	put(2, 7, 200<<10)
+}
+
+// point plays the fixed history, or that of the nodes, and ends everything when the n-th sync of any
 // node is about to begin; then it starts again and checks. It returns how many
 // syncs there were.
-func point(n int, power, index bool) (syncs int, err error) {
+func point(n int, power, index, change bool) (syncs int, err error) {
 	var (
 		armed   atomic.Bool
 		count   atomic.Int64
@@ -77,12 +112,25 @@ func point(n int, power, index bool) (syncs int, err error) {
 	w.opened()
 	w.publish(g, nodes)
 	running = g
+	play := w.short
+	if change {
+		guests := map[string]*disk.Node{}
+		for range 2 {
+			v := w.newVolume()
+			n, err := disk.Open(v.fs(), w.diskConfig(v))
+			if err != nil {
+				return 0, err
+			}
+			w.vols, nodes[v.name], guests[v.name] = append(w.vols, v), n, n
+		}
+		play = func(g *gateway) { w.shortNodes(g, guests) }
+	}
 	armed.Store(true)
 	w.token <- struct{}{}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		w.short(g)
+		play(g)
 	}()
 	select {
 	case <-over:
@@ -109,6 +157,9 @@ func point(n int, power, index bool) (syncs int, err error) {
 	w.finish()
 	w.end()
 	w.drains.Wait()
+	if change && syncs < n && len(w.vols) != nodeCount+1 {
+		w.violation("without a crash there are %d nodes in the end, want %d", len(w.vols), nodeCount+1)
+	}
 	if w.wrong != nil {
 		return syncs, fmt.Errorf("crash at sync %d, power cut %v, index lost %v: %w\n  %s", n, power, index, w.wrong, strings.Join(w.lines, "\n  "))
 	}
@@ -117,14 +168,19 @@ func point(n int, power, index bool) (syncs int, err error) {
 
 // TestCrashAtEverySync ends a fixed history at each of its syncs, by a kill and by
 // a power cut, and checks what comes up.
-func TestCrashAtEverySync(t *testing.T) {
+func TestCrashAtEverySync(t *testing.T) { crashEverywhere(t, false, 7) }
+
+// TestCrashAtEverySyncOfNodeChanges does the same while nodes are added, drained and
+// removed, and shards move.
+func TestCrashAtEverySyncOfNodeChanges(t *testing.T) { crashEverywhere(t, true, 17) }
+
+func crashEverywhere(t *testing.T, change bool, step int) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	step := 7
 	switch {
 	case os.Getenv("CAIRN_LONG") != "":
 		step = 1
 	case testing.Short():
-		step = 40
+		step *= 6
 	}
 	points := 0
 	for n := 1; ; n += step {
@@ -133,7 +189,7 @@ func TestCrashAtEverySync(t *testing.T) {
 			var err error
 			runtime.GC()
 			runtime.GC()
-			synctest.Test(t, func(*testing.T) { syncs, err = point(n, power, n%3 == 0) })
+			synctest.Test(t, func(*testing.T) { syncs, err = point(n, power, n%3 == 0, change) })
 			points++
 			if err != nil {
 				t.Fatal(err)

@@ -67,6 +67,9 @@ func Run(seed uint64, cfg Config) (Stats, error) {
 	}
 	if cfg.FaultEvery > 0 {
 		chaos.Go(func() { w.chaos(stop) })
+		if seed%4 == 2 {
+			chaos.Go(func() { w.nodeChanges(stop) })
+		}
 		if seed%4 == 3 {
 			chaos.Go(func() { w.scrubs(stop) })
 		}

@@ -52,6 +52,9 @@ type volume struct {
 	reason string // what was done to it
 	wiped  bool   // its directory is empty
 	filled int64  // bytes taken from its disk
+
+	draining bool // as far as is known
+	guest    bool // perhaps no member yet
 }
 
 func (v *volume) fs() *crashfs.FS     { return v.vol.Load() }
@@ -171,6 +174,8 @@ type world struct {
 	registers []*register
 	drains    sync.WaitGroup
 	between   func() // called in a start, when the nodes are open
+	made      int    // volumes after the first
+	unsure    bool   // who keeps the log: a change of the nodes may be under way
 
 	mu       sync.Mutex
 	cur, old *gateway // old: one that was taken over from and still runs
@@ -487,6 +492,9 @@ func (w *world) tryOpen(ctx context.Context, away map[string]bool) (*gateway, ma
 		}
 		return nil, nil, err
 	}
+	if w.made > 0 {
+		w.reckon(g)
+	}
 	return g, nodes, nil
 }
 
@@ -622,7 +630,7 @@ func (w *world) chooseIndex(hard bool) {
 // troubledStart is a start during which the power fails, or with too few nodes.
 func (w *world) troubledStart(ctx context.Context) (*gateway, map[string]*disk.Node) {
 	away := map[string]bool{}
-	few := w.rng.IntN(4) == 0
+	few := w.rng.IntN(4) == 0 && !w.unsure
 	switch {
 	case few:
 		w.away(away, tolerance+1)
@@ -761,8 +769,11 @@ func (w *world) heal(g *gateway, nodes map[string]*disk.Node) bool {
 			}
 			if err := g.st.Replaceable(v.name); err != nil {
 				for range 5 { // it is noticed at the next request to the node
-					wide := make([]byte, 100<<10) // its log pack is on every node
+					wide := make([]byte, 100<<10) // its log pack is on every node, of six
 					w.source.Read(wide)
+					if w.made > 0 { // of more, or when it is being drained, at the next status
+						_, _ = g.st.Status(ctx)
+					}
 					_, _ = g.st.Put(ctx, "main", "notice", bytes.NewReader(wide), store.PutOptions{Size: -1})
 					if err = g.st.Replaceable(v.name); err == nil {
 						break
@@ -790,7 +801,7 @@ func (w *world) heal(g *gateway, nodes map[string]*disk.Node) bool {
 			return false
 		}
 		nodes[v.name] = n
-		if err := g.st.ReplaceNode(ctx, v.name, n); err != nil {
+		if err := g.st.ReplaceNode(ctx, v.name, liar{n, v}); err != nil {
 			w.note("replace %s: %v", v.name, err)
 			if isAny(err, append([]error{store.ErrUnknown}, refusals...)) == nil {
 				w.violation("replace %s: %v", v.name, err)
