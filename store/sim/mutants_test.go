@@ -157,7 +157,7 @@ var mutants = []mutant{
 	{name: "W15", bug: "leave the last shard's filling as the pool gave it", edits: []edit{
 		{"pack/keys.go", "	clear(b)\n	s.XORKeyStream(b, b)", "	s.XORKeyStream(b, b)"}}},
 	{name: "W16", bug: "count a rebuilt shard on the node's answer", edits: []edit{
-		{"store/repair.go", "			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, enc.Shards[index]); err == nil {\n", "			if err == nil {\n"}},
+		{"store/repair.go", "			if err = s.readBack(ctx, m, node.Key{Pack: p, Index: index}, sh); err == nil {\n", "			if err == nil {\n"}},
 		pkg: "./store", args: []string{"-run", "TestRepairCountsWhatItHasReadBack"}},
 	{name: "W17", bug: "skip the directory sync for a new segment", edits: []edit{
 		{"node/disk/segment.go", "	if err := n.fs.SyncDir(k.dir()); err != nil { // before the first answer (W17)\n		return nil, asked(err)\n	}\n", ""}}, pkg: "./node/disk"},
