@@ -370,21 +370,26 @@ func (c *collection) purge(ctx context.Context) error {
 			}); err != nil {
 				return err
 			}
+			var due []index.Item
 			for _, o := range page.Objects {
+				if o.Current && o.Deleted && (c.opt.Purge || old(o.Time, s.now(), s.cfg.KeepDeleted)) {
+					due = append(due, o)
+				}
+			}
+			if c.opt.DryRun {
+				c.out.Purged += len(due)
+				due = nil
+			}
+			for len(due) > 0 {
 				if err := context.Cause(ctx); err != nil {
 					return err
 				}
-				if !o.Current || !o.Deleted || !c.opt.Purge && !old(o.Time, s.now(), s.cfg.KeepDeleted) {
-					continue
-				}
-				if c.opt.DryRun {
-					c.out.Purged++
-					continue
-				}
 				c.report(0, 0, "")
-				if err := c.purgeKey(ctx, b, o); err != nil {
+				n, err := c.purgeSome(ctx, b, due)
+				if err != nil {
 					return err
 				}
+				due = due[n:]
 			}
 			if !page.More {
 				break
@@ -395,46 +400,63 @@ func (c *collection) purge(ctx context.Context) error {
 	return nil
 }
 
-// purgeKey removes a delete marker and what lies under it, unless there is something newer.
-func (c *collection) purgeKey(ctx context.Context, b index.Bucket, marker index.Item) error {
-	for more := true; more; {
-		did := false
-		err := c.s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
-			more, did = false, false
-			now, err := d.round.BucketByID(b.ID)
-			if errors.Is(err, index.ErrNotFound) || err == nil && now.Settings.Versioning {
-				return func() error { return nil }, nil
-			}
-			var versions []index.Object
-			if err == nil {
-				versions, err = d.round.Versions(b.ID, []byte(marker.Key), maxDrops)
-			}
+// purgeAtOnce bounds the versions that one submission purges.
+const purgeAtOnce = 256
+
+// purgeSome removes delete markers and what lies under them, unless there is something newer;
+// it returns how many of the first are done with.
+func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []index.Item) (done int, err error) {
+	purged := 0
+	err = c.s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+		done, purged = 0, 0
+		now, err := d.round.BucketByID(b.ID)
+		if errors.Is(err, index.ErrNotFound) || err == nil && now.Settings.Versioning {
+			done = len(markers)
+			return func() error { return nil }, nil
+		}
+		if err != nil {
+			return nil, &fatalError{err}
+		}
+		var recs []*record.Purge
+		for n := 0; done < len(markers) && n < purgeAtOnce; done++ {
+			m := &markers[done]
+			versions, err := d.round.Versions(b.ID, []byte(m.Key), maxDrops)
 			if err != nil {
 				return nil, &fatalError{err}
 			}
-			if len(versions) == 0 || versions[0].Version != marker.Version {
-				return func() error { return nil }, nil
+			if len(versions) == 0 || versions[0].Version != m.Version {
+				continue
 			}
-			if more = len(versions) == maxDrops; more {
+			more := len(versions) == maxDrops
+			if more {
 				versions = versions[1:] // the marker goes last: what is under it must not come back
 			}
-			drops, err := d.dropped(b.Realm, versions, nil)
-			if err != nil {
-				return nil, err
+			rec := &record.Purge{In: b.Realm, Bucket: b.ID, Key: []byte(m.Key)}
+			for _, v := range versions {
+				rec.Drops = append(rec.Drops, record.Dropped{Version: v.Version})
 			}
-			did = !more
-			return func() error {
-				return d.emit(&record.Purge{In: b.Realm, Bucket: b.ID, Key: []byte(marker.Key), Drops: drops})
-			}, nil
-		}})
-		if err != nil {
-			return err
+			recs = append(recs, rec)
+			if n += len(versions); more {
+				break // it is looked at again
+			}
+			purged++
 		}
-		if did {
-			c.out.Purged++
-		}
+		return func() error {
+			for _, rec := range recs {
+				if err := d.round.Fill(rec); err != nil {
+					return &fatalError{err}
+				}
+				if err := d.emit(rec); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, nil
+	}})
+	if err == nil {
+		c.out.Purged += purged
 	}
-	return nil
+	return done, err
 }
 
 // chunks condemns what has no edges and removes what was condemned, until lists that

@@ -194,6 +194,50 @@ func TestDeletedIsPurged(t *testing.T) {
 	}
 }
 
+// TestPurgeOfManyVersions: what lies under a marker goes before the marker does, however much
+// it is, and other keys with the same bytes lose nothing.
+func TestPurgeOfManyVersions(t *testing.T) {
+	r := collects(t)
+	ctx := context.Background()
+	b, err := r.st.CreateBucket(ctx, "was", record.Settings{Versioning: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) {
+		if _, err := r.st.Put(ctx, "was", key, bytes.NewReader(random(1, 900)), PutOptions{Size: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3*maxDrops + 5 {
+		put("a")
+	}
+	for i := range 300 {
+		put(fmt.Sprintf("b/%03d", i))
+	}
+	put("stays")
+	if _, err := r.st.Delete(ctx, "was", "a", Conditions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		if _, err := r.st.Delete(ctx, "was", fmt.Sprintf("b/%03d", i), Conditions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.st.SetBucket(ctx, b.Name, record.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.st.Collect(ctx, JobOptions{Purge: true}); err != nil || out.Purged != 301 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	list, err := r.st.List(ctx, "was", ListOptions{Versions: true})
+	if err != nil || len(list.Objects) != 1 || list.Objects[0].Key != "stays" {
+		t.Errorf("%d versions are left, %v", len(list.Objects), err)
+	}
+	if rep, err := r.st.CheckIndex(ctx); err != nil {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+}
+
 // slowly hands out b, and stops after the first half until it is told to go on.
 type slowly struct {
 	io.Reader
