@@ -503,6 +503,42 @@ func TestNarrowPacksAreWidened(t *testing.T) {
 	r.stands(map[string][]byte{"a": b})
 }
 
+// TestChangedWidthIsRecoded: when no bucket wants a pack's number of data shards any more, what
+// lies in it gets another.
+func TestChangedWidthIsRecoded(t *testing.T) {
+	r := collects(t)
+	ctx := context.Background()
+	if err := r.st.SetBucket(ctx, "main", record.Settings{K: 2}); err != nil {
+		t.Fatal(err)
+	}
+	b := random(1, 10<<20)
+	r.put("a", b)
+	widths := func() map[uint8]int {
+		out := map[uint8]int{}
+		if err := r.st.view(func(rd index.Reader) error {
+			return rd.EachPack(func(_ id.Pack, row index.PackRow) error {
+				if row.Kind == pack.Data {
+					out[row.K]++
+				}
+				return nil
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	if out := r.collect(true); out.Moved > 0 || widths()[2] == 0 || len(widths()) > 1 {
+		t.Fatalf("%+v, %v", out, widths())
+	}
+	if err := r.st.SetBucket(ctx, "main", record.Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	if out := r.collect(true); out.Moved == 0 || widths()[4] == 0 || len(widths()) > 1 {
+		t.Fatalf("%+v, %v", out, widths())
+	}
+	r.stands(map[string][]byte{"a": b})
+}
+
 // TestDamagedIndexCollectsNothing: where a row went in silence, counts that were made since
 // are wrong: nothing is removed on their word (H11, H12).
 func TestDamagedIndexCollectsNothing(t *testing.T) {
