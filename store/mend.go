@@ -57,7 +57,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		return err
 	}
 	defer l.release()
-	sc.read(l.bytes)
+	sc.pace.did(l.bytes)
 	if l.lost && l.row.Kind == pack.Data && l.row.Live == 0 {
 		// Nothing refers to what is lost. That it is no hit any more is all there is to do.
 		r.DeadPacks++
@@ -127,7 +127,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 			continue
 		}
 		r.find(fmt.Errorf("%s: %w", b.kind, b.err))
-		sc.read(2 * uint64(l.g.size))
+		sc.pace.did(2 * uint64(l.g.size))
 		done.shards = append(done.shards, re)
 		l.have[b.place.Index] = true
 	}

@@ -90,8 +90,8 @@ func (sc *scrubbing) compare(ctx context.Context, cursor id.Pack) error {
 				break
 			}
 			after = page[len(page)-1].Key
-			sc.due += time.Since(began) // as long as it has kept everyone from the processor
-			if err := sc.pause(ctx); err != nil {
+			sc.pace.due += time.Since(began) // as long as it has kept everyone from the processor
+			if err := sc.pace.pause(ctx); err != nil {
 				return err
 			}
 		}
@@ -322,7 +322,7 @@ func (sc *scrubbing) thin(ctx context.Context, copies []stray) error {
 		if err := sc.thinOne(ctx, p, copies[:n]); err != nil {
 			return err
 		}
-		if err := sc.pause(ctx); err != nil {
+		if err := sc.pace.pause(ctx); err != nil {
 			return err
 		}
 		copies = copies[n:]
@@ -344,7 +344,7 @@ func (sc *scrubbing) thinOne(ctx context.Context, p id.Pack, copies []stray) err
 		sc.res.Undecided += len(copies) // the pack was dropped: orphans of the next pass
 		return nil
 	}
-	sc.read(l.bytes)
+	sc.pace.did(l.bytes)
 	// What is missing elsewhere might still be had from here.
 	whole := l.dead || len(l.bad)+len(l.notAsked) == 0 && l.shards() == l.g.k+l.g.m
 	places := l.row.Shards

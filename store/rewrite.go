@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"cairn/id"
 	"cairn/index"
@@ -563,44 +562,4 @@ func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) err
 	w.c.out.Written++
 	w.c.out.WrittenBytes += uint64(a.Size) * uint64(len(a.Shards))
 	return nil
-}
-
-// pacer holds a job to a rate; while clients are served, to a quarter of it.
-type pacer struct {
-	s    *Store
-	rate uint64 // bytes per second
-	due  time.Duration
-}
-
-// did counts bytes.
-func (p *pacer) did(n uint64) {
-	p.due += time.Duration(float64(n) / float64(p.rate) * float64(time.Second))
-}
-
-// pause waits until what was done fits the rate. Nothing is held meanwhile.
-func (p *pacer) pause(ctx context.Context) error {
-	const step = 20 * time.Millisecond
-	if p.due < step { // it comes together
-		return nil
-	}
-	due := p.due
-	p.due = 0
-	began := time.Now()
-	for {
-		took := time.Since(began)
-		if took >= 4*due || took >= due && !p.s.serving() {
-			return nil
-		}
-		wait := step
-		if took < due {
-			wait = due - took
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return context.Cause(ctx)
-		case <-t.C:
-		}
-	}
 }

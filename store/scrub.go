@@ -282,7 +282,7 @@ type scrubbing struct {
 	res   *ScrubResult
 	state scrubState
 	saved time.Time
-	due   time.Duration // that what was read since the last pause takes at the rate
+	pace  pacer
 
 	// Shards that were made anew, written and read back, and are not logged yet. While
 	// there are any, no repair runs beside it.
@@ -321,7 +321,7 @@ func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
 // against the index, and what is named nowhere and never will be is removed. A pass that
 // was cut off goes on where it was; a dry run changes nothing, and begins anew each time.
 func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*ScrubResult, error) {
-	sc := &scrubbing{s: s, opt: opt, saved: time.Now()}
+	sc := &scrubbing{s: s, opt: opt, saved: time.Now(), pace: pacer{s: s, rate: cmp.Or(opt.Rate, ScrubRate)}}
 	sc.state = s.scrubs.state(opt.Deep)
 	cursor := id.Pack{}
 	if sc.state.Pass != nil && !opt.DryRun {
@@ -440,7 +440,7 @@ func (sc *scrubbing) walk(ctx context.Context, cursor id.Pack, report func(done,
 			cursor = p
 			done := uint64(sc.res.Packs + sc.res.DeadPacks)
 			report(done, max(done, total))
-			if len(sc.batch) > 0 && (sc.shards >= repairShards || sc.bytes >= repairBytes || sc.chunks >= repairChunks || time.Since(sc.since)+4*sc.due > scrubGather) || time.Since(sc.saved) > scrubSave {
+			if len(sc.batch) > 0 && (sc.shards >= repairShards || sc.bytes >= repairBytes || sc.chunks >= repairChunks || time.Since(sc.since)+4*sc.pace.due > scrubGather) || time.Since(sc.saved) > scrubSave {
 				if err := sc.flush(context.WithoutCancel(ctx)); err != nil {
 					return cursor, err
 				}
@@ -448,7 +448,7 @@ func (sc *scrubbing) walk(ctx context.Context, cursor id.Pack, report func(done,
 			if time.Since(sc.saved) > scrubSave {
 				sc.save(ctx, cursor)
 			}
-			if err := sc.pause(ctx); err != nil {
+			if err := sc.pace.pause(ctx); err != nil {
 				return cursor, err
 			}
 		}
@@ -472,52 +472,6 @@ func (sc *scrubbing) mark(cursor id.Pack) {
 	sc.state.Cursor, sc.state.Pass = cursor.String(), sc.res.clone().fit()
 }
 
-// read counts bytes that were read or written.
-func (sc *scrubbing) read(n uint64) {
-	rate := cmp.Or(sc.opt.Rate, ScrubRate)
-	sc.due += time.Duration(float64(n) / float64(rate) * float64(time.Second))
-}
-
-// pause waits until what was read fits the rate; and as long as clients are served, up
-// to four times as long. Nothing is held meanwhile but what waits to be logged.
-func (sc *scrubbing) pause(ctx context.Context) error {
-	due := sc.due
-	sc.due = 0
-	const step = 20 * time.Millisecond
-	if due < step { // it comes together
-		sc.due = due
-		return nil
-	}
-	began := time.Now()
-	for {
-		took := time.Since(began)
-		if took >= 4*due || took >= due && !sc.s.serving() {
-			return nil
-		}
-		wait := step
-		if took < due {
-			wait = due - took
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return context.Cause(ctx)
-		case <-t.C:
-		}
-	}
-}
-
-// serving reports whether clients send or take bytes now.
-func (s *Store) serving() bool {
-	for _, share := range s.mem.clients() {
-		if share.State().Used > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // pack scrubs one pack.
 func (sc *scrubbing) pack(ctx context.Context, p id.Pack) error {
 	l, err := sc.s.look(ctx, p, sc.opt.Deep)
@@ -525,7 +479,7 @@ func (sc *scrubbing) pack(ctx context.Context, p id.Pack) error {
 		return err
 	}
 	found := l.bad
-	sc.read(l.bytes)
+	sc.pace.did(l.bytes)
 	if len(found) == 0 && !l.unreadable() && !l.marked {
 		defer l.release()
 		sc.count(p, l)

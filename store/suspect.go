@@ -50,7 +50,7 @@ func (s *Store) repairSuspects(ctx context.Context, r *run, out *Repaired) (n in
 	if len(packs) == 0 {
 		return 0, nil
 	}
-	sc := &scrubbing{s: s, opt: JobOptions{Rate: 1 << 62}, saved: time.Now(),
+	sc := &scrubbing{s: s, saved: time.Now(), pace: pacer{s: s, rate: 1 << 62},
 		res: &ScrubResult{Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}}
 	for _, p := range packs {
 		if err = context.Cause(ctx); err == nil {
