@@ -104,7 +104,7 @@ func TestCrash(t *testing.T) {
 	if j.acks < 10*n {
 		t.Errorf("%d writes were acknowledged in %d rounds: that proves little", j.acks, n)
 	}
-	// Nothing collects what was overwritten, and of packs that were cut off by a
+	// What was overwritten is not collected within the hour, and of packs that were cut off by a
 	// kill nothing is removed before a scrub: what was sent may all be there, with
 	// half as much again as parity. But a good part of it is deduplicated or
 	// compressed (0.97 bytes on disk for each one sent, measured).

@@ -57,7 +57,7 @@ func TestFlat(t *testing.T) {
 // and list objects of 1 KiB to 64 MiB, and the process is killed every few minutes;
 // after each start everything is held against the model. While it lives its memory is
 // within its limit and stops growing, and it leaves no file open. How much is put is
-// bounded, since nothing gives space back yet; when it is too much for the hour, reads
+// bounded, since space comes back by the hour; when it is too much for the hour, reads
 // take its place. CAIRN_LONG=1 makes it an hour, else it is seconds; CAIRN_FOR=20m
 // says how long.
 func TestHourOfMixedLoad(t *testing.T) {
