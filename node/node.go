@@ -139,17 +139,25 @@ const (
 	KeyringFile File = "keyring" // wrapped roots
 )
 
-// Usage describes a node's space, in bytes.
+// Usage describes a node's space, in bytes. Live, dead, free, layout and other bytes are
+// counted each by itself; what they add up to differs from AllocatedBytes by what is
+// being written, and by what the filesystem rounds.
 type Usage struct {
 	Dir                    string // a directory on the filesystem, for words
 	Device                 uint64 // nodes with the same device share its space
 	TotalBytes, FreeBytes  int64  // of the filesystem
 	LiveBytes, LiveShards  int64  // shards that answer
 	DeadBytes, DeadShards  int64  // tombstoned, space not given back yet
-	AllocatedBytes         int64  // everything under the node's directory, on disk
+	DueBytes               int64  // of DeadBytes, those whose keep time is over: their segment is to be rewritten first
 	SegmentFreeBytes       int64  // preallocated and not yet used
+	LayoutBytes            int64  // what keeping shards takes beside them: headers, alignment, notes, ends of segments, small files
+	OtherBytes             int64  // files in the directory that are not the node's
+	AllocatedBytes         int64  // everything under the node's directory, on disk
 	PutMark, LogMark       int64  // bytes that must be free for client data, for log packs
 	PutsAllowed, LogsAllow bool   // false below these marks
+	// Until is when the keep time of everything in DeadBytes is over at the latest; zero:
+	// there is nothing.
+	Until time.Time
 }
 
 // Store keeps shards. Its methods may be called at the same time. Errors are

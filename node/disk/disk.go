@@ -24,6 +24,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -276,36 +278,71 @@ func (n *Node) Usage(ctx context.Context) (node.Usage, error) {
 		PutMark: n.mark(node.ForClient, u), LogMark: n.mark(node.ForLog, u)}
 	out.PutsAllowed = u.FreeBytes >= out.PutMark && enoughFiles(node.ForClient, u) == nil
 	out.LogsAllow = u.FreeBytes >= out.LogMark
-	for _, dir := range []string{".", dataSeg.dir(), journalSeg.dir()} {
-		names, err := n.fs.ReadDir(dir)
-		if err != nil {
-			return node.Usage{}, n.fail("usage", node.Key{}, asked(err))
-		}
-		for _, name := range names {
-			if dir != "." {
-				name = dir + "/" + name
-			}
-			info, err := n.fs.Stat(name)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // went meanwhile
-			case err != nil:
-				return node.Usage{}, n.fail("usage", node.Key{}, asked(err))
-			case !info.Dir:
-				out.AllocatedBytes += info.Allocated
-			}
-		}
+	if err := n.measure(&out); err != nil {
+		return node.Usage{}, n.fail("usage", node.Key{}, asked(err))
 	}
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	t := n.table
 	out.LiveBytes, out.LiveShards, out.DeadBytes, out.DeadShards = t.liveBytes, t.lives, t.deadBytes, t.deads
+	out.DueBytes, out.Until = t.dueBytes, t.until(n.cfg.Keep, n.cfg.KeepLog)
+	out.LayoutBytes -= t.liveBytes + t.deadBytes // of the records that are counted below
 	for _, s := range n.segs {
+		out.LayoutBytes += dataStart + s.bytes
+		if s.kind == journalSeg { // it has no holes: the rest are notes, and what was copied on
+			out.LayoutBytes += s.end - dataStart - s.bytes
+		}
 		if s.open {
 			out.SegmentFreeBytes += max(0, s.size-s.end)
+		} else {
+			out.LayoutBytes += max(0, s.size-s.end)
 		}
 	}
-	for _, f := range n.free {
-		out.SegmentFreeBytes += f.size
+	for _, l := range n.lost {
+		if l.seg.kind == dataSeg {
+			out.LayoutBytes += l.length()
+		}
 	}
 	return out, nil
+}
+
+// measure adds what is on the disk: in all, and of the files that are no segments.
+func (n *Node) measure(out *node.Usage) error {
+	for _, dir := range []string{".", dataSeg.dir(), journalSeg.dir()} {
+		names, err := n.fs.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range append(names, ".") {
+			info, err := n.fs.Stat(path.Join(dir, name))
+			if errors.Is(err, fs.ErrNotExist) { // it went meanwhile
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if info.Dir && name != "." {
+				continue // one of those above, or not the node's
+			}
+			out.AllocatedBytes += info.Allocated
+			switch ext := path.Ext(name); {
+			case dir == "." && !ours(name):
+				out.OtherBytes += info.Allocated
+			case dir != "." && (ext == ".free" || ext == ".new"):
+				out.SegmentFreeBytes += info.Allocated
+			case dir == "." || ext != ".seg":
+				out.LayoutBytes += info.Allocated
+			}
+		}
+	}
+	return nil
+}
+
+// ours reports whether a name in the node's directory is that of one of its files.
+func ours(name string) bool {
+	switch name {
+	case ".", "lock", "node.json", "state", string(node.ClusterFile), string(node.KeyringFile):
+		return true
+	}
+	return strings.HasSuffix(name, vfs.TempSuffix)
 }

@@ -179,8 +179,8 @@ func (n *Node) expire(now time.Time) []*segment {
 	var segs []*segment
 	seen := map[*segment]bool{}
 	mark := func(i uint32) {
+		t.due(i)
 		e := t.at(i)
-		e.flags |= going
 		if !seen[e.seg] {
 			seen[e.seg] = true
 			segs = append(segs, e.seg)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"time"
 
 	"cairn/id"
 	"cairn/node"
@@ -25,6 +26,9 @@ type table struct {
 
 	lives, deads         int64
 	liveBytes, deadBytes int64
+	dueBytes             int64 // of the dead, those that are going
+	// The newest tombstone, of data and of log packs, since there were none.
+	lastData, lastLog int64 // Unix nanoseconds; 0: none
 }
 
 const slabLen = 1024
@@ -230,8 +234,12 @@ func (t *table) enter(r *rec, seg *segment, flags uint8) uint32 {
 func (t *table) remove(r *rec, i uint32) {
 	e := t.at(i)
 	if e.isDead() {
+		if e.flags&going != 0 {
+			t.dueBytes -= int64(e.size)
+		}
 		t.deads--
 		t.deadBytes -= int64(e.size)
+		t.noneLeft()
 	} else {
 		t.lives--
 		t.liveBytes -= int64(e.size)
@@ -284,9 +292,47 @@ func (t *table) setFate(i uint32, f fate) {
 	}
 	if f == (fate{}) {
 		delete(t.fates, i)
-	} else {
-		t.fates[i] = f
+		return
 	}
+	t.fates[i] = f
+	switch {
+	case f.typ == undelete:
+	case t.at(i).kind == pack.Log:
+		t.lastLog = max(t.lastLog, f.at)
+	default:
+		t.lastData = max(t.lastData, f.at)
+	}
+}
+
+// due says that the space of an entry is being given back.
+func (t *table) due(i uint32) {
+	if e := t.at(i); e.flags&going == 0 {
+		e.flags |= going
+		t.dueBytes += int64(e.size)
+	}
+}
+
+// noneLeft forgets when the last ones died, once none is left.
+func (t *table) noneLeft() {
+	if t.deads == 0 {
+		t.lastData, t.lastLog = 0, 0
+	}
+}
+
+// until is when the keep times of all that are dead are over, at the latest.
+func (t *table) until(keep, keepLog time.Duration) (out time.Time) {
+	if t.deads == 0 {
+		return out
+	}
+	if t.lastData != 0 {
+		out = time.Unix(0, t.lastData).Add(keep)
+	}
+	if t.lastLog != 0 {
+		if log := time.Unix(0, t.lastLog).Add(keepLog); log.After(out) {
+			out = log
+		}
+	}
+	return out
 }
 
 // kill and revive change whether an entry answers.
@@ -305,5 +351,6 @@ func (t *table) revive(i uint32) {
 		e.flags &^= dead
 		t.lives, t.deads = t.lives+1, t.deads-1
 		t.liveBytes, t.deadBytes = t.liveBytes+int64(e.size), t.deadBytes-int64(e.size)
+		t.noneLeft()
 	}
 }

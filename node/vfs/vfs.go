@@ -99,8 +99,8 @@ type File interface {
 	io.Closer
 }
 
-// Info describes a file or directory. Of a directory, Size, Allocated and Links
-// say nothing.
+// Info describes a file or directory. Of a directory, Size and Links say nothing,
+// and Allocated is what its names take, where the filesystem says so.
 type Info struct {
 	Name      string // the last element
 	Dir       bool
