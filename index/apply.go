@@ -916,6 +916,7 @@ func (r *Round) applyReshard(s *record.Reshard) error {
 		}
 	}
 	before := row.shards()
+	r.tallied.add(&row, less)
 	switch {
 	case at >= 0 && row.Shards[at] != s.New && slices.Contains(row.Shards, s.New):
 		row.Shards = slices.Delete(row.Shards, at, at+1) // it lay on two nodes, and leaves one
@@ -925,6 +926,7 @@ func (r *Round) applyReshard(s *record.Reshard) error {
 		at, _ = slices.BinarySearchFunc(row.Shards, s.Index, func(p Place, i uint8) int { return cmp.Compare(p.Index, i) })
 		row.Shards = slices.Insert(row.Shards, at, s.New)
 	}
+	r.tallied.add(&row, 1)
 	r.countShards(&row, before)
 	return r.put(r.keys.pack(r.key[:0], &s.Pack, packPlace), row.append(r.out[:0]))
 }

@@ -79,6 +79,7 @@ func (x *Index) Check(ctx context.Context) (Report, error) {
 func (x *Index) Recount(ctx context.Context) (changed int, err error) {
 	x.lock()
 	defer x.unlock()
+	defer x.tally.forget()
 	if x.loading.Load() {
 		return 0, ErrLoading
 	}

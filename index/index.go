@@ -80,6 +80,7 @@ type Index struct {
 	loading atomic.Bool
 	// rebuilding is 0, or what the note of a rebuild says.
 	rebuilding atomic.Uint32
+	tally      tally
 }
 
 // Link is a log pack as it is applied.
@@ -105,7 +106,7 @@ type Carried struct {
 // Open opens the index in db, which is closed by [Index.Close] from then on; after
 // an error it still belongs to the caller. An empty db is an empty index.
 func Open(db *kv.DB, cfg Config) (*Index, error) {
-	x := &Index{db: db, keys: newKeyspace(cfg.Log), cfg: cfg, writer: make(chan struct{}, 1)}
+	x := &Index{db: db, keys: newKeyspace(cfg.Log), cfg: cfg, writer: make(chan struct{}, 1), tally: tally{counting: make(chan struct{}, 1)}}
 	if x.cfg.Mismatch == nil {
 		x.cfg.Mismatch = func(Mismatch) {}
 	}
@@ -239,7 +240,7 @@ func (x *Index) begin(p id.Pack, seq uint64, mode Mode) (*Round, error) {
 	r := &Round{
 		reader: reader{kv: tx, keys: x.keys}, x: x, tx: tx, mode: mode, pack: p, seq: seq,
 		names: make(map[string]id.Bucket), buckets: make(map[id.Bucket]*bucketRow), usage: make(map[id.Pack]*usageRow),
-		moved: make(map[chunkKey]struct{}), lists: make(map[chunkKey]struct{}),
+		moved: make(map[chunkKey]struct{}), lists: make(map[chunkKey]struct{}), tallied: newTallied(),
 	}
 	if err := r.start(); err != nil {
 		r.Discard()

@@ -85,6 +85,7 @@ func nilIf(err, not error) error {
 func (x *Index) Load(ctx context.Context, src Source, progress func(rows uint64)) error {
 	x.lock()
 	defer x.unlock()
+	defer x.tally.forget()
 	var at loading
 	fresh := true
 	err := x.db.View(func(s *kv.Snapshot) error {
@@ -235,6 +236,7 @@ func (x *Index) Clear(ctx context.Context) error {
 // wipe removes all rows, the loading row last. First that row is made to fit no
 // snapshot: what is half removed must not be gone on from.
 func (x *Index) wipe(ctx context.Context) error {
+	defer x.tally.forget()
 	const atOnce = 2048
 	mark := x.keys.table(nil, tableLoading)
 	err := x.write(ctx, func(tx *kv.Tx) error { return tx.Put(mark, (&loading{}).append(nil)) })

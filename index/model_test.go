@@ -300,6 +300,7 @@ type machine struct {
 	carried []Carried       // what the head carries, if it is a begin pack
 	payload uint32          // of the head
 	packs   uint64          // data packs made
+	tallied bool            // x counts shards
 }
 
 // op is one submission's worth of a round.
@@ -841,7 +842,7 @@ func (s *machine) replay(t *rapid.T) {
 func (s *machine) crash(t *rapid.T) {
 	seed := rapid.Uint64().Draw(t, "seed")
 	s.engine = s.engine.Crash(rand.New(rand.NewPCG(seed, 1)))
-	s.x = openOn(t, s.engine)
+	s.x, s.tallied = openOn(t, s.engine), false
 	var commits uint64
 	err := s.x.db.View(func(v *kv.Snapshot) error {
 		st, err := v.State()
@@ -871,6 +872,10 @@ func (s *machine) check(t *rapid.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.c.seq%3 == 0 || s.tallied { // from some point of its life on
+		s.tallied = true
+		compareTally(t, s.x)
 	}
 	if !bytes.Equal(export(t, s.x), export(t, s.replica)) {
 		t.Fatal("deciding and replaying left different rows")

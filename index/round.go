@@ -44,7 +44,10 @@ type Round struct {
 	// lists holds the list chunks whose rows this round made and whose children
 	// are not counted yet.
 	lists map[chunkKey]struct{}
-	out   []byte // encoded values
+	// tallied is what the round has changed of the shards that rows name.
+	tallied tallied
+	after   Head   // set by finish
+	out     []byte // encoded values
 }
 
 type chunkKey struct {
@@ -136,8 +139,10 @@ func (r *Round) Commit(link Link) error {
 		return err
 	}
 	if err := r.tx.Commit(); err != nil {
+		r.x.tally.forget() // it may have been committed
 		return fmt.Errorf("apply sequence %d: %w", r.seq, err)
 	}
+	r.x.tally.committed(&r.tallied, r.after, r.totals)
 	if r.met {
 		r.x.rebuilding.Store(rebuildMet)
 	}
@@ -209,8 +214,8 @@ func (r *Round) finish(link *Link) error {
 			return err
 		}
 	}
-	head := Head{Seq: h.Seq, Pack: h.Pack, Epoch: h.Epoch, Attempt: h.Attempt, Time: link.Time, Logged: r.head.Logged + link.Logged}
-	if err := r.put(r.keys.table(r.key[:0], tableHead), head.append(r.out[:0])); err != nil {
+	r.after = Head{Seq: h.Seq, Pack: h.Pack, Epoch: h.Epoch, Attempt: h.Attempt, Time: link.Time, Logged: r.head.Logged + link.Logged}
+	if err := r.put(r.keys.table(r.key[:0], tableHead), r.after.append(r.out[:0])); err != nil {
 		return err
 	}
 	r.changed = true
@@ -237,7 +242,9 @@ func (r *Round) settle(places []Place) error {
 		}
 	}
 	before := row.shards()
+	r.tallied.add(&row, less)
 	row.Shards = places
+	r.tallied.add(&row, 1)
 	r.countShards(&row, before)
 	return r.put(r.keys.pack(r.key[:0], &r.head.Pack, packPlace), row.append(r.out[:0]))
 }
@@ -253,6 +260,7 @@ func (r *Round) countShards(row *PackRow, before uint64) {
 
 // addPack writes the row of a new pack.
 func (r *Round) addPack(p id.Pack, row *PackRow) error {
+	r.tallied.add(row, 1)
 	t := &r.totals
 	t.Packs++
 	t.ShardBytes += uint64(row.Size) * row.shards()

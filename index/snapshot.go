@@ -275,6 +275,7 @@ func (r *Round) removePack(p id.Pack, row *PackRow) error {
 	}
 	u.gone = true
 	delete(r.usage, p)
+	r.tallied.add(row, less)
 	t := &r.totals
 	t.Packs--
 	t.PayloadBytes -= u.Payload
