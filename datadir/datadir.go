@@ -87,7 +87,7 @@ type Options struct {
 	later *later // for tests: what a later build would know
 }
 
-// Dir is an opened data directory. It belongs to one goroutine.
+// Dir is an opened data directory. It belongs to one goroutine, where nothing else is said.
 type Dir struct {
 	opt     Options
 	lock    io.Closer
