@@ -86,6 +86,7 @@ type collector struct {
 	fences []fence
 	read   map[uint64]bool  // numbers of the snapshots that this process has read whole
 	bad    map[id.Pack]bool // packs of which a chunk could not be moved
+	left   *condemnedChunks // by the last run; nil: not known yet
 }
 
 type fence struct {
@@ -936,35 +937,59 @@ func (s *Store) deleteShards(ctx context.Context, ids []id.Pack, rows []index.Pa
 }
 
 // waiting says what is left.
-func (c *collection) waiting(context.Context) error {
-	s := c.s
-	var (
-		last  uint64 // sequence of the newest condemnation
-		first int64  // time of the oldest
-	)
-	err := s.view(func(r index.Reader) error {
+func (c *collection) waiting(ctx context.Context) error {
+	left, err := c.s.countCondemned(ctx)
+	if err != nil || left.chunks == 0 {
+		return err
+	}
+	w := c.s.waiting(left)
+	c.out.Waiting, c.out.WaitingBytes, c.out.WaitingUntil = w.Chunks, w.Bytes, &w.Until
+	c.out.WaitingFor, c.out.OldestSeconds = w.Transfers, w.Oldest.Seconds()
+	return nil
+}
+
+// condemnedChunks are those that are condemned.
+type condemnedChunks struct {
+	chunks int
+	bytes  uint64 // sealed
+	last   uint64 // sequence of the newest condemnation
+	first  int64  // time of the oldest
+}
+
+// countCondemned reads all condemnations, and remembers what they add up to.
+func (s *Store) countCondemned(ctx context.Context) (out condemnedChunks, err error) {
+	if err := s.view(func(r index.Reader) error {
 		return r.EachCondemned(func(x index.Condemnation) error {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
 			row, err := r.Chunk(x.Realm, x.Chunk)
 			if err != nil {
 				return err
 			}
-			c.out.Waiting++
-			c.out.WaitingBytes += uint64(row.SealedLen)
-			last = max(last, x.Since)
-			if first == 0 || x.Time < first {
-				first = x.Time
+			out.chunks++
+			out.bytes += uint64(row.SealedLen)
+			out.last = max(out.last, x.Since)
+			if out.first == 0 || x.Time < out.first {
+				out.first = x.Time
 			}
 			return nil
 		})
-	})
-	if err != nil || c.out.Waiting == 0 {
-		return err
+	}); err != nil {
+		return out, err
 	}
-	t := time.Unix(0, first).Add(s.cfg.Grace)
-	c.out.WaitingUntil = &t
-	if passed, _ := s.passed(); last > passed {
-		n, lasts, _ := s.transfers.first()
-		c.out.WaitingFor, c.out.OldestSeconds = n, lasts.Seconds()
+	c := &s.collector
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = &out
+	return out, nil
+}
+
+// waiting says what condemned chunks wait for now.
+func (s *Store) waiting(left condemnedChunks) Waiting {
+	w := Waiting{Chunks: left.chunks, Bytes: left.bytes, Until: time.Unix(0, left.first).Add(s.cfg.Grace)}
+	if passed, _ := s.passed(); left.last > passed {
+		w.Transfers, w.Oldest, _ = s.transfers.first()
 	}
-	return nil
+	return w
 }

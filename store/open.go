@@ -132,6 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.background.Go(func() { s.scheduleLoop(jobs) })
 	s.background.Go(func() { s.clearLoop(jobs) })
 	s.background.Go(func() { s.collectLoop(jobs) })
+	s.background.Go(func() { s.countOnce(jobs) })
 	return s, nil
 }
 

@@ -119,6 +119,11 @@ type Config struct {
 	// bounds a start's memory; default 20,000.
 	ListWindow uint64
 
+	// Footprint says what else there is on disk, in bytes: the index, and what is in the
+	// data directory beside it and the directories of the nodes that are named. An error
+	// says what could not be counted. nil: nothing.
+	Footprint func(nodes []string) (index, other int64, err error)
+
 	// idle starts no background job, so that a test knows every record of the log.
 	idle bool
 	// loseAtOnce is how many chunks one record says are lost; default record.MaxLost.

@@ -107,19 +107,58 @@ type Usage struct {
 	UploadBytes     uint64 // logical bytes of uploads that are not objects yet
 	UniqueBytes     uint64 // of distinct chunks, before compression
 	CompressedBytes uint64 // of distinct chunks, sealed
-	LiveBytes       uint64 // sealed bytes that a version refers to
-	DeadBytes       uint64 // sealed bytes that nothing refers to
-	PendingBytes    uint64 // freed by the log, not yet by the nodes
-	ParityBytes     uint64
-	PaddingBytes    uint64 // padding, headers, tables and metas
+
+	// PhysicalBytes is what the store takes on disk: the directories of all nodes that
+	// answer, the index, and what else is in the data directory. It is the sum of the
+	// parts that follow, less MissingBytes.
+	PhysicalBytes uint64
+	// What the index names of shards, in four parts.
+	LiveBytes    uint64 // sealed bytes that a version refers to
+	DeadBytes    uint64 // sealed bytes that nothing refers to
+	ParityBytes  uint64
+	PaddingBytes uint64 // padding, headers, tables, metas and records
+	// MissingBytes are of shards that the index names and no node that answers holds.
+	MissingBytes uint64
+	// StrayBytes are of shards that nodes hold and the index does not name, those on their
+	// way among them. Of each node only the difference of the two is known: what one
+	// misses makes up for strays on it.
+	StrayBytes   uint64
+	PendingBytes uint64 // deleted, kept by the nodes for their keep time
 	// FreeInSegmentsBytes is preallocated on nodes and not yet used.
 	FreeInSegmentsBytes uint64
-	PhysicalBytes       uint64 // everything under the node directories, on disk
-	Objects             uint64
-	Versions            uint64
-	Chunks              uint64
-	Packs               uint64
-	Buckets             []Bucket
+	LayoutBytes         uint64 // what nodes need beside shards: headers, alignment, notes, small files
+	IndexBytes          uint64
+	OtherBytes          uint64 // beside index and nodes in the data directory
+	// UnaccountedBytes is what is on disk beyond the sum of the parts, or lacks: what is
+	// being written while it is counted, and what filesystems round.
+	UnaccountedBytes int64
+
+	// Of the above:
+	UnreferencedBytes uint64 // of DeadBytes, chunks that wait for collection; the rest is in no chunk any more
+	JournalBytes      uint64 // shards of log packs, whatever is in them
+	SnapshotBytes     uint64 // shards of snapshots of the index
+	DueBytes          uint64 // of PendingBytes, those whose keep time is over
+	// PendingUntil is when the keep time of all that is pending is over; zero: nothing is.
+	PendingUntil time.Time
+	Waiting      Waiting
+
+	Objects  uint64
+	Versions uint64
+	Chunks   uint64
+	Packs    uint64
+	Buckets  []Bucket
+}
+
+// Waiting is what the last collection has left to later ones; before the first, what an
+// earlier process has left.
+type Waiting struct {
+	Chunks int       // condemned
+	Bytes  uint64    // sealed
+	Until  time.Time // when the first of them may go; zero without any
+	// Transfers is how many uploads and downloads under way some of them wait for, and
+	// Oldest how long the oldest of these has lasted.
+	Transfers int
+	Oldest    time.Duration
 }
 
 // NodeStatus is a member as the store sees it.

@@ -149,13 +149,25 @@ type usageJSON struct {
 	Upload         uint64       `json:"upload_bytes"`
 	Unique         uint64       `json:"unique_bytes"`
 	Compressed     uint64       `json:"compressed_bytes"`
+	Physical       uint64       `json:"physical_bytes"`
 	Live           uint64       `json:"live_bytes"`
 	Dead           uint64       `json:"dead_bytes"`
-	Pending        uint64       `json:"pending_bytes"`
 	Parity         uint64       `json:"parity_bytes"`
 	Padding        uint64       `json:"padding_bytes"`
+	Missing        uint64       `json:"missing_bytes"`
+	Stray          uint64       `json:"stray_bytes"`
+	Pending        uint64       `json:"pending_bytes"`
 	FreeInSegments uint64       `json:"free_in_segments_bytes"`
-	Physical       uint64       `json:"physical_bytes"`
+	Layout         uint64       `json:"layout_bytes"`
+	Index          uint64       `json:"index_bytes"`
+	Other          uint64       `json:"other_bytes"`
+	Unaccounted    int64        `json:"unaccounted_bytes"`
+	Unreferenced   uint64       `json:"unreferenced_bytes"`
+	Journal        uint64       `json:"journal_bytes"`
+	Snapshot       uint64       `json:"snapshot_bytes"`
+	Due            uint64       `json:"due_bytes"`
+	PendingUntil   time.Time    `json:"pending_until,omitzero"`
+	Waiting        waitingJSON  `json:"waiting"`
 	Objects        uint64       `json:"objects"`
 	Versions       uint64       `json:"versions"`
 	Chunks         uint64       `json:"chunks"`
@@ -163,14 +175,28 @@ type usageJSON struct {
 	Buckets        []bucketJSON `json:"buckets"`
 }
 
+// waitingJSON is what the last collection has left.
+type waitingJSON struct {
+	Chunks    int       `json:"chunks"`
+	Bytes     uint64    `json:"bytes"`
+	Until     time.Time `json:"until,omitzero"`
+	Transfers int       `json:"transfers"`
+	Oldest    int64     `json:"oldest_transfer_seconds"`
+}
+
 func (f *face) usage(c echo.Context) error {
 	u, err := f.store.Usage(c.Request().Context())
 	if err != nil {
 		return err
 	}
-	out := usageJSON{Logical: u.LogicalBytes, Upload: u.UploadBytes, Unique: u.UniqueBytes, Compressed: u.CompressedBytes, Live: u.LiveBytes, Dead: u.DeadBytes,
-		Pending: u.PendingBytes, Parity: u.ParityBytes, Padding: u.PaddingBytes, FreeInSegments: u.FreeInSegmentsBytes, Physical: u.PhysicalBytes,
-		Objects: u.Objects, Versions: u.Versions, Chunks: u.Chunks, Packs: u.Packs, Buckets: make([]bucketJSON, 0, len(u.Buckets))}
+	out := usageJSON{
+		Logical: u.LogicalBytes, Upload: u.UploadBytes, Unique: u.UniqueBytes, Compressed: u.CompressedBytes, Physical: u.PhysicalBytes,
+		Live: u.LiveBytes, Dead: u.DeadBytes, Parity: u.ParityBytes, Padding: u.PaddingBytes, Missing: u.MissingBytes, Stray: u.StrayBytes, Pending: u.PendingBytes,
+		FreeInSegments: u.FreeInSegmentsBytes, Layout: u.LayoutBytes, Index: u.IndexBytes, Other: u.OtherBytes, Unaccounted: u.UnaccountedBytes,
+		Unreferenced: u.UnreferencedBytes, Journal: u.JournalBytes, Snapshot: u.SnapshotBytes, Due: u.DueBytes, PendingUntil: u.PendingUntil.UTC(),
+		Waiting: waitingJSON{u.Waiting.Chunks, u.Waiting.Bytes, u.Waiting.Until.UTC(), u.Waiting.Transfers, int64(u.Waiting.Oldest.Seconds())},
+		Objects: u.Objects, Versions: u.Versions, Chunks: u.Chunks, Packs: u.Packs, Buckets: make([]bucketJSON, 0, len(u.Buckets)),
+	}
 	for _, b := range u.Buckets {
 		out.Buckets = append(out.Buckets, bucketToJSON(b))
 	}

@@ -477,7 +477,8 @@ func (f *fakeStore) Usage(context.Context) (store.Usage, error) {
 		return store.Usage{}, err
 	}
 	return store.Usage{LogicalBytes: 1, UniqueBytes: 2, CompressedBytes: 3, LiveBytes: 4, DeadBytes: 5, PendingBytes: 6, ParityBytes: 7, PaddingBytes: 8,
-		FreeInSegmentsBytes: 9, PhysicalBytes: 10, Objects: 11, Versions: 12, Chunks: 13, Packs: 14, Buckets: []store.Bucket{{Name: "main", Created: epoch}}}, nil
+		FreeInSegmentsBytes: 9, PhysicalBytes: 10, MissingBytes: 15, StrayBytes: 16, LayoutBytes: 17, IndexBytes: 18, OtherBytes: 19, UnaccountedBytes: -20,
+		UnreferencedBytes: 21, JournalBytes: 22, SnapshotBytes: 23, DueBytes: 24, PendingUntil: epoch, Waiting: store.Waiting{Chunks: 25, Bytes: 26, Until: epoch, Transfers: 27, Oldest: 28 * time.Second}, Objects: 11, Versions: 12, Chunks: 13, Packs: 14, Buckets: []store.Bucket{{Name: "main", Created: epoch}}}, nil
 }
 
 func (f *fakeStore) Status(context.Context) (store.Status, error) {

@@ -221,7 +221,10 @@ func TestEveryRoute(t *testing.T) {
 	r.want(409, "bucket-not-empty", "DELETE", "/v1/buckets/main", "")
 	r.want(204, "", "DELETE", "/v1/buckets/plain", "")
 	// The store.
-	if a := r.want(200, "", "GET", "/v1/usage", ""); !strings.Contains(a.body, `"free_in_segments_bytes":9,"physical_bytes":10`) {
+	if a := r.want(200, "", "GET", "/v1/usage", ""); !strings.HasPrefix(a.body, `{"logical_bytes":1,"upload_bytes":0,"unique_bytes":2,"compressed_bytes":3,"physical_bytes":10,`+
+		`"live_bytes":4,"dead_bytes":5,"parity_bytes":7,"padding_bytes":8,"missing_bytes":15,"stray_bytes":16,"pending_bytes":6,"free_in_segments_bytes":9,`+
+		`"layout_bytes":17,"index_bytes":18,"other_bytes":19,"unaccounted_bytes":-20,"unreferenced_bytes":21,"journal_bytes":22,"snapshot_bytes":23,"due_bytes":24,`+
+		`"pending_until":"2`) || !strings.Contains(a.body, `"waiting":{"chunks":25,"bytes":26,"until":"2`) || !strings.Contains(a.body, `"transfers":27,"oldest_transfer_seconds":28},"objects":11`) {
 		t.Errorf("usage: %s", a.body)
 	}
 	r.want(200, "", "GET", "/v1/status", "")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"text/tabwriter"
@@ -74,18 +75,37 @@ type (
 		Upload         uint64       `json:"upload_bytes"`
 		Unique         uint64       `json:"unique_bytes"`
 		Compressed     uint64       `json:"compressed_bytes"`
+		Physical       uint64       `json:"physical_bytes"`
 		Live           uint64       `json:"live_bytes"`
 		Dead           uint64       `json:"dead_bytes"`
-		Pending        uint64       `json:"pending_bytes"`
 		Parity         uint64       `json:"parity_bytes"`
 		Padding        uint64       `json:"padding_bytes"`
+		Missing        uint64       `json:"missing_bytes"`
+		Stray          uint64       `json:"stray_bytes"`
+		Pending        uint64       `json:"pending_bytes"`
 		FreeInSegments uint64       `json:"free_in_segments_bytes"`
-		Physical       uint64       `json:"physical_bytes"`
+		Layout         uint64       `json:"layout_bytes"`
+		Index          uint64       `json:"index_bytes"`
+		Other          uint64       `json:"other_bytes"`
+		Unaccounted    int64        `json:"unaccounted_bytes"`
+		Unreferenced   uint64       `json:"unreferenced_bytes"`
+		Journal        uint64       `json:"journal_bytes"`
+		Snapshot       uint64       `json:"snapshot_bytes"`
+		Due            uint64       `json:"due_bytes"`
+		PendingUntil   time.Time    `json:"pending_until,omitzero"`
+		Waiting        waitingInfo  `json:"waiting"`
 		Objects        uint64       `json:"objects"`
 		Versions       uint64       `json:"versions"`
 		Chunks         uint64       `json:"chunks"`
 		Packs          uint64       `json:"packs"`
 		Buckets        []bucketInfo `json:"buckets"`
+	}
+	waitingInfo struct {
+		Chunks    int       `json:"chunks"`
+		Bytes     uint64    `json:"bytes"`
+		Until     time.Time `json:"until,omitzero"`
+		Transfers int       `json:"transfers"`
+		Oldest    int64     `json:"oldest_transfer_seconds"`
 	}
 )
 
@@ -200,10 +220,11 @@ func printNodes(cmd *cobra.Command, nodes []nodeInfo) error {
 func newDf() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "df", Short: "Account for the bytes of the store", Args: cobra.NoArgs,
-		Long: `Say where the bytes go, from what clients stored to what is on the disks. "unique" is what remains of "logical" when equal
-chunks are counted once, "compressed" what remains of that after compression. "live" and "dead" part the sealed chunks by
-whether an object or version refers to them. "parity", "padding", "pending" and "free in segments" are what durability and the
-layout on disk add. "physical" leaves out the index and about 64 KiB of small files on each node.`,
+		Long: `Say where the bytes go. "unique" is what remains of "logical" when equal chunks are counted once, "compressed" what remains of
+that after compression. What follows adds up to "physical", which is what "du" says of the data directory (and of nodes
+elsewhere): "live" and "dead" part the sealed chunks in packs by whether an object or version refers to them; "parity" and
+"padding" are what else the shards of packs hold; "missing" are shards that no node which answers holds, "strays" those that
+the index does not name. Of dead bytes "cairn gc" gives back what it can, and nodes give back what is pending once its keep time is over.`,
 		Example: "  cairn df\n  cairn df --json",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
 			cl, err := newClient(cmd)
@@ -217,22 +238,7 @@ layout on disk add. "physical" leaves out the index and about 64 KiB of small fi
 			if jsonWanted(cmd) {
 				return printJSON(cmd, u)
 			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', tabwriter.AlignRight)
-			line := func(name string, n uint64, what string) {
-				fmt.Fprintf(w, "%s\t%s\t%d\t  %s\n", name, humanize.IBytes(n), n, what)
-			}
-			line("logical", u.Logical, fmt.Sprintf("what clients stored: %d objects, %d versions", u.Objects, u.Versions))
-			line("in uploads", u.Upload, "sent in several requests and not complete yet, and what is known of uploads of the last week")
-			line("unique", u.Unique, fmt.Sprintf("after deduplication: %d chunks", u.Chunks))
-			line("compressed", u.Compressed, "after compression and sealing")
-			line("live", u.Live, "of these, referred to")
-			line("dead", u.Dead, "no longer referred to")
-			line("parity", u.Parity, "to survive losses")
-			line("padding", u.Padding, fmt.Sprintf("padding, headers and directories of %d packs", u.Packs))
-			line("pending", u.Pending, "deleted, kept by the nodes for their keep time")
-			line("free in segments", u.FreeInSegments, "reserved on disk, not yet used")
-			line("physical", u.Physical, "on disk, all nodes that answer; the index not counted")
-			if err := w.Flush(); err != nil {
+			if err := u.print(cmd.OutOrStdout()); err != nil {
 				return err
 			}
 			var st statusInfo
@@ -245,6 +251,75 @@ layout on disk add. "physical" leaves out the index and about 64 KiB of small fi
 			return nil
 		}),
 	})
+}
+
+// print writes a table whose middle part adds up.
+func (u *usageInfo) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line := func(sign, name string, n uint64, what string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t  %s\n", sign, name, humanize.IBytes(n), n, fmt.Sprintf(what, args...))
+	}
+	line("", "logical", u.Logical, "what clients stored: %d objects, %d versions", u.Objects, u.Versions)
+	line("", "in uploads", u.Upload, "sent in several requests and not complete yet, and what is known of uploads of the last week")
+	line("", "unique", u.Unique, "after deduplication: %d chunks", u.Chunks)
+	line("", "compressed", u.Compressed, "after compression and sealing")
+	fmt.Fprintln(w, "\t\t\t\t")
+	line("", "live", u.Live, "of these, referred to")
+	line("+", "dead", u.Dead, "in packs, no longer referred to; %s wait for collection, the rest for packs to be rewritten", humanize.IBytes(u.Unreferenced))
+	line("+", "parity", u.Parity, "to survive losses")
+	line("+", "padding", u.Padding, "padding, headers, directories and records of %d packs", u.Packs)
+	if u.Missing > 0 {
+		line("-", "missing", u.Missing, "of that, on no node that answers: see cairn status")
+	}
+	if u.Stray > 0 {
+		line("+", "strays", u.Stray, "shards that the index does not name, or not yet: a scrub removes them")
+	}
+	line("+", "pending", u.Pending, "deleted, kept by the nodes for their keep time")
+	line("+", "free in segments", u.FreeInSegments, "reserved on disk, not yet used")
+	line("+", "layout", u.Layout, "headers, alignment, notes and small files of the nodes")
+	line("+", "index", u.Index, "what is made anew from the nodes when it is lost")
+	line("+", "other", u.Other, "ballast, keyring and what else is in the data directory")
+	switch {
+	case u.Unaccounted > 0:
+		line("+", "unaccounted", uint64(u.Unaccounted), "being written, or rounded by the filesystem")
+	case u.Unaccounted < 0:
+		line("-", "unaccounted", uint64(-u.Unaccounted), "being written, or rounded by the filesystem")
+	}
+	line("=", "physical", u.Physical, "on disk, all nodes that answer")
+	fmt.Fprintln(w, "\t\t\t\t")
+	line("", "journal", u.Journal, "of the above, shards of log packs: records and small objects")
+	line("", "snapshots", u.Snapshot, "of the above, shards of snapshots of the index")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, s := range u.comesBack() {
+		fmt.Fprintf(out, "\n%s\n", s)
+	}
+	return nil
+}
+
+// comesBack says when space that waits comes back.
+func (u *usageInfo) comesBack() (out []string) {
+	if u.Pending > 0 {
+		s := humanize.IBytes(u.Pending) + " are pending: the nodes keep them until " + u.PendingUntil.Local().Format(time.DateTime) + " at the latest"
+		if u.Due > 0 {
+			s += fmt.Sprintf(", and of them %s are due and come back when little in their segment is needed", humanize.IBytes(u.Due))
+		}
+		out = append(out, s+"; cairn reclaim, with the server stopped, gives them back at once.")
+	}
+	if u.Waiting.Chunks > 0 {
+		s := fmt.Sprintf("%s, %s, wait to be removed: the first may go ", plural(u.Waiting.Chunks, "chunk"), humanize.IBytes(u.Waiting.Bytes))
+		if time.Until(u.Waiting.Until) > 0 {
+			s += "from " + u.Waiting.Until.Local().Format(time.DateTime) + " on, or at once with cairn gc --now"
+		} else {
+			s += "with the next collection"
+		}
+		if u.Waiting.Transfers > 0 {
+			s += fmt.Sprintf("; some wait for %s under way, the oldest for %v", plural(u.Waiting.Transfers, "upload or download"), time.Duration(u.Waiting.Oldest)*time.Second)
+		}
+		out = append(out, s+".")
+	}
+	return out
 }
 
 func newHealth() *cobra.Command {
