@@ -28,6 +28,7 @@ const (
 	JobCollect    = "gc"
 	JobDrain      = "drain"
 	JobRebalance  = "rebalance"
+	JobUsage      = "usage"
 )
 
 // States of a run. All but the first are final.
@@ -184,6 +185,7 @@ func (s *Store) initJobs() {
 		JobCollect:    {run: s.runCollect, silent: true},
 		JobDrain:      {run: s.runDrain},
 		JobRebalance:  {run: s.runRebalance},
+		JobUsage:      {run: s.runUsage},
 	}
 	s.jobs.running, s.jobs.counts, s.jobs.wantSave = map[string]*run{}, map[string]*JobCounts{}, make(chan struct{}, 1)
 	s.jobs.saving = make(chan struct{}, 1)

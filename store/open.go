@@ -77,6 +77,7 @@ type Store struct {
 	collector  collector
 	jobs       jobs
 	scrubs     scrubs
+	shares     atomic.Pointer[SharesPage] // of the last run of JobUsage; nil: there was none
 	events     *events
 	collecting chan struct{} // holds a token while a collection runs
 	repairing  chan struct{} // holds a token while a repair runs; only one does

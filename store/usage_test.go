@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"cairn/node"
 	"cairn/pack"
+	"cairn/record"
 )
 
 func (r *rig) usage() Usage {
@@ -135,5 +138,103 @@ func TestUsageTellsWhoIsWaitedFor(t *testing.T) {
 	x.end()
 	if w := r.usage().Waiting; w.Chunks == 0 || w.Transfers != 0 || w.Oldest != 0 {
 		t.Errorf("the transfer has ended: %+v", w)
+	}
+}
+
+// TestShares: the job says whose the space is, page by page; what the store keeps for
+// itself counts as one.
+func TestShares(t *testing.T) {
+	r := collects(t)
+	ctx := context.Background()
+	if _, err := r.st.Shares(ctx, "", 0); !errors.Is(err, ErrNoShares) {
+		t.Errorf("before any run: %v", err)
+	}
+	put := func(bucket, key string, b []byte) {
+		t.Helper()
+		if _, err := r.st.Put(ctx, bucket, key, bytes.NewReader(b), PutOptions{Size: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"other", "third"} {
+		if _, err := r.st.CreateBucket(ctx, name, record.Settings{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	common, alone, upload := random(1, 40<<20), random(2, 1<<20), random(3, 2<<20) // the first under a list
+	put("main", "a", common)
+	put("other", "b", common)
+	put("other", "c", common)
+	put("other", "d", alone)
+	put("main", "gone", random(4, 3<<20))
+	r.forget("gone")
+	u := r.begin("sent", -1)
+	if _, err := r.st.AppendUpload(ctx, u.ID, 0, bytes.NewReader(upload)); err != nil {
+		t.Fatal(err)
+	}
+	j, err := r.st.StartJob(ctx, JobUsage, JobOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j = ended(t, r.st, j.ID); j.State != JobDone {
+		t.Fatalf("%+v", j)
+	}
+	var res SharesResult
+	if err := json.Unmarshal(j.Result, &res); err != nil {
+		t.Fatal(err)
+	}
+	var all []BucketShare
+	var page SharesPage
+	for more, after := true, ""; more; more = page.More {
+		if page, err = r.st.Shares(ctx, after, 2); err != nil || len(page.Buckets) > 2 {
+			t.Fatalf("%+v, %v", page, err)
+		}
+		all, after = append(all, page.Buckets...), page.Buckets[len(page.Buckets)-1].Name
+	}
+	if len(all) != 3 || page.Job != j.ID || page.Sequence != res.Sequence || res.Buckets != 3 {
+		t.Fatalf("%+v, %+v", all, page)
+	}
+	about := func(what string, got uint64, want ...[]byte) {
+		t.Helper()
+		n := uint64(0)
+		for _, b := range want {
+			n += uint64(len(b))
+		}
+		if got < n || got > n+n/100 { // sealed, and lists
+			t.Errorf("%s: %d bytes, want those of %d", what, got, n)
+		}
+	}
+	main, other, third := all[0], all[1], all[2]
+	about("main", main.Sealed, common)
+	about("main, fair", main.Fair, common[:len(common)/2])
+	about("other", other.Sealed, common, alone)
+	about("other, exclusive", other.Exclusive, alone)
+	about("other, fair", other.Fair, common[:len(common)/2], alone)
+	about("own", page.Own.Exclusive, upload)
+	about("shared", res.Shared, common)
+	about("unreferenced", res.Unreferenced, random(4, 3<<20))
+	if main.Name != "main" || main.Bytes != uint64(len(common)) || main.Exclusive != 0 || other.Bytes != uint64(2*len(common)+len(alone)) || third != (BucketShare{Name: "third"}) {
+		t.Errorf("%+v", all)
+	}
+	if sum := main.Fair + other.Fair + page.Own.Fair; sum != res.Bytes || sum != r.totals().LiveBytes {
+		t.Errorf("fair shares of %d bytes together, %d are said to be used, %d live", sum, res.Bytes, r.totals().LiveBytes)
+	}
+	// Deleting the bucket frees what was said.
+	before := r.totals().SealedBytes
+	for _, key := range []string{"b", "c", "d"} {
+		o, err := r.st.Get(ctx, "other", key, GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Body(0, 0).Close()
+		if err := r.st.DeleteVersion(ctx, "other", key, o.Object.Version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.collect(true)
+	if freed := before - r.totals().SealedBytes - res.Unreferenced; freed != other.Exclusive {
+		t.Errorf("%d bytes came back, %d were exclusive", freed, other.Exclusive)
+	}
+	if _, err := r.st.StartJob(ctx, JobUsage, JobOptions{DryRun: true}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("options: %v", err)
 	}
 }

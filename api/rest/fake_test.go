@@ -481,6 +481,26 @@ func (f *fakeStore) Usage(context.Context) (store.Usage, error) {
 		UnreferencedBytes: 21, JournalBytes: 22, SnapshotBytes: 23, DueBytes: 24, PendingUntil: epoch, Waiting: store.Waiting{Chunks: 25, Bytes: 26, Until: epoch, Transfers: 27, Oldest: 28 * time.Second}, Objects: 11, Versions: 12, Chunks: 13, Packs: 14, Buckets: []store.Bucket{{Name: "main", Created: epoch}}}, nil
 }
 
+// Shares of the fake: those of three buckets.
+func (f *fakeStore) Shares(_ context.Context, after string, limit int) (store.SharesPage, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("shares", after, ""); err != nil {
+		return store.SharesPage{}, err
+	}
+	page := store.SharesPage{Job: id.Job{1}, Time: epoch, Sequence: 9, Own: store.BucketShare{Chunks: 1, Sealed: 2, Exclusive: 3, Fair: 4}}
+	for i, name := range []string{"a", "b", "c"} {
+		if name <= after {
+			continue
+		}
+		if page.More = len(page.Buckets) == cmp.Or(limit, 1000); page.More {
+			break
+		}
+		n := uint64(10 * (i + 1))
+		page.Buckets = append(page.Buckets, store.BucketShare{Name: name, Bytes: n, Chunks: n + 1, Sealed: n + 2, Exclusive: n + 3, Fair: n + 4})
+	}
+	return page, nil
+}
+
 func (f *fakeStore) Status(context.Context) (store.Status, error) {
 	defer f.mu.Unlock()
 	if err := f.enter("status", "", ""); err != nil {

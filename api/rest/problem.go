@@ -52,6 +52,7 @@ var problems = []struct {
 	{store.ErrTooManyParts, http.StatusRequestEntityTooLarge, "upload-too-many-parts", "begin it again, and send more in each request"},
 	{store.ErrInUse, http.StatusLocked, "upload-in-use", "another request works on it; try again when that has ended"},
 	{store.ErrNoObject, http.StatusNotFound, "no-such-object", ""},
+	{store.ErrNoShares, http.StatusNotFound, "no-shares", "a job computes them, and they are not kept over a restart: cairn df --exclusive, or POST /v1/jobs with the kind usage"},
 	{store.ErrNoJob, http.StatusNotFound, "no-such-job", "the newest runs of each kind are known: cairn jobs ls, or GET /v1/jobs"},
 	{store.ErrJobRunning, http.StatusConflict, "job-running", "one of a kind runs at a time: wait for it or cancel it; Location says where it is"},
 	{store.ErrJobOver, http.StatusConflict, "job-over", ""},

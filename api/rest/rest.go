@@ -74,6 +74,7 @@ type Store interface {
 	AbortUpload(ctx context.Context, id string) error
 	Uploads(ctx context.Context, after string, limit int) ([]store.Upload, bool, error)
 	Usage(ctx context.Context) (store.Usage, error)
+	Shares(ctx context.Context, after string, limit int) (store.SharesPage, error)
 	Status(ctx context.Context) (store.Status, error)
 	DrainNode(ctx context.Context, name string, on bool) error
 	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
@@ -227,6 +228,7 @@ func (f *face) routes() []route {
 		{method: http.MethodPatch, path: uploadsPath + "/:upload", handle: f.tus(f.appendUpload)},
 		{method: http.MethodDelete, path: uploadsPath + "/:upload", handle: f.tus(f.abortUpload)},
 		{method: http.MethodGet, path: "/v1/usage", handle: f.usage},
+		{method: http.MethodGet, path: "/v1/usage/buckets", handle: f.held(f.shares), params: []string{"cursor", "limit"}},
 		{method: http.MethodGet, path: "/v1/status", handle: f.status},
 		{method: http.MethodGet, path: "/v1/nodes", handle: f.nodes},
 		{method: http.MethodPost, path: "/v1/nodes", handle: f.addNode},

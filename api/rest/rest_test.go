@@ -884,7 +884,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 	want := map[error]int{store.ErrNoBucket: 404, store.ErrNoVersion: 404, store.ErrNoObject: 404, store.ErrBucketExists: 409, store.ErrBucketNotEmpty: 409, store.ErrPrecondition: 412,
 		store.ErrTooLarge: 413, store.ErrRange: 416, store.ErrShortBody: 400, store.ErrInvalid: 400, store.ErrFull: 507, store.ErrUnknown: 503, store.ErrRetry: 503, store.ErrBusy: 503,
 		store.ErrSuperseded: 503, store.ErrUnavailable: 503, store.ErrClosed: 503, store.ErrDamaged: 500, store.ErrNoUpload: 404, store.ErrOffset: 409, store.ErrInUse: 423, store.ErrTooManyParts: 413, store.ErrOnceOther: 422, store.ErrOnceRunning: 409,
-		store.ErrNoJob: 404, store.ErrJobRunning: 409, store.ErrJobOver: 409, errFake: 500, context.DeadlineExceeded: 503, context.Canceled: 499}
+		store.ErrNoJob: 404, store.ErrNoShares: 404, store.ErrJobRunning: 409, store.ErrJobOver: 409, errFake: 500, context.DeadlineExceeded: 503, context.Canceled: 499}
 	for _, p := range problems {
 		if _, ok := want[p.err]; !ok {
 			t.Errorf("%v has no line in this test", p.err)

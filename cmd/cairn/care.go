@@ -218,15 +218,25 @@ func printNodes(cmd *cobra.Command, nodes []nodeInfo) error {
 }
 
 func newDf() *cobra.Command {
-	return clientFlags(&cobra.Command{
-		Use: "df", Short: "Account for the bytes of the store", Args: cobra.NoArgs,
+	cmd := clientFlags(&cobra.Command{
+		Use: "df [--exclusive [BUCKET...]]", Short: "Account for the bytes of the store", Args: cobra.ArbitraryArgs,
 		Long: `Say where the bytes go. "unique" is what remains of "logical" when equal chunks are counted once, "compressed" what remains of
 that after compression. What follows adds up to "physical", which is what "du" says of the data directory (and of nodes
 elsewhere): "live" and "dead" part the sealed chunks in packs by whether an object or version refers to them; "parity" and
 "padding" are what else the shards of packs hold; "missing" are shards that no node which answers holds, "strays" those that
-the index does not name. Of dead bytes "cairn gc" gives back what it can, and nodes give back what is pending once its keep time is over.`,
-		Example: "  cairn df\n  cairn df --json",
-		RunE: do(func(cmd *cobra.Command, _ []string) error {
+the index does not name. Of dead bytes "cairn gc" gives back what it can, and nodes give back what is pending once its keep time is over.
+
+With --exclusive a job of the server reads the names of all chunks, which takes a while, and says of each bucket what its
+chunks take, compressed and without parity: "exclusive" of those that no other bucket refers to, which is what deleting the
+bucket would free; "fair share" of all, what several refer to divided among them.`,
+		Example: "  cairn df\n  cairn df --json\n  cairn df --exclusive main backup",
+		RunE: do(func(cmd *cobra.Command, names []string) error {
+			if exclusive, _ := cmd.Flags().GetBool("exclusive"); exclusive {
+				return runShares(cmd, names)
+			}
+			if len(names) > 0 {
+				return &exitError{exitUsage, errors.New("buckets are named with --exclusive only")}
+			}
 			cl, err := newClient(cmd)
 			if err != nil {
 				return err
@@ -251,6 +261,8 @@ the index does not name. Of dead bytes "cairn gc" gives back what it can, and no
 			return nil
 		}),
 	})
+	cmd.Flags().Bool("exclusive", false, "what deleting each bucket would free, and its fair share")
+	return cmd
 }
 
 // print writes a table whose middle part adds up.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -55,24 +53,7 @@ func runCollect(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	var j jobInfo
-	for tries := 0; ; tries++ {
-		err = cl.call(cmd.Context(), http.MethodPost, jobsPath, nil, want, &j)
-		e, ok := errors.AsType[*remoteError](err)
-		if !ok || e.Status != http.StatusConflict || tries == 3 {
-			break
-		}
-		// The one under way was told something else, by the server itself as a rule.
-		running, lerr := jobsOf(cmd.Context(), cl, url.Values{"kind": {store.JobCollect}, "state": {store.JobRunning}}, 1)
-		if lerr != nil {
-			return lerr
-		}
-		if len(running) > 0 {
-			if _, err := await(cmd, cl, running[0]); err != nil {
-				return err
-			}
-		}
-	}
+	j, err := startAlone(cmd, cl, want)
 	if err != nil {
 		return err
 	}

@@ -164,7 +164,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 
 		names    completer
 	}{
 		"put": {1, -1, objectNames}, "get": {0, 0, objectNames}, "ls": {0, 0, objectNames}, "stat": {0, 0, objectNames}, "undelete": {0, 0, objectNames},
-		"cp": {0, 1, objectNames}, "mv": {0, 1, objectNames}, "rm": {0, -1, objectNames}, "bucket set": {0, 0, bucketNames}, "bucket rm": {0, 0, bucketNames}, "nodes replace": {0, -1, nodeNames},
+		"cp": {0, 1, objectNames}, "mv": {0, 1, objectNames}, "rm": {0, -1, objectNames}, "bucket set": {0, 0, bucketNames}, "bucket rm": {0, 0, bucketNames}, "nodes replace": {0, -1, nodeNames}, "df": {0, -1, bucketNames},
 		"jobs start": {0, 0, jobKinds}, "jobs show": {0, 0, jobIDs}, "jobs cancel": {0, -1, runningIDs}, "jobs wait": {0, 0, runningIDs},
 	} {
 		if cmd, _, err := root.Find(strings.Fields(path)); err == nil {
