@@ -50,6 +50,7 @@ type Notice struct {
 	Node     string    `json:"node,omitempty"`
 	State    string    `json:"state,omitempty"` // of the node
 	Job      string    `json:"job,omitempty"`   // ID of the run
+	JobKind  string    `json:"job_kind,omitempty"`
 	Depth    string    `json:"depth,omitempty"` // of the scrub
 	// Shards and packs, as far as the kind has them.
 	Repaired  int   `json:"repaired,omitempty"`
@@ -61,7 +62,7 @@ type Notice struct {
 }
 
 // subject is what a newer notice replaces an older one by.
-func (n Notice) subject() string { return n.Kind + " " + n.Node + n.Depth }
+func (n Notice) subject() string { return n.Kind + " " + n.Node + n.Depth + n.JobKind }
 
 // message is what goes out.
 type message struct {
@@ -145,7 +146,7 @@ func (n *Notice) job(j *store.Job) bool {
 		return false
 	}
 	failed := j.State == store.JobFailed
-	n.Job = j.ID.String()
+	n.Job, n.JobKind = j.ID.String(), j.Kind
 	var scrub store.ScrubResult
 	var repair store.RepairResult
 	var check store.CheckResult

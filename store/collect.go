@@ -84,9 +84,10 @@ type collector struct {
 	// fences: what was condemned up to a sequence may go when the transfers before a mark
 	// have ended. Ascending in all.
 	fences []fence
-	read   map[uint64]bool  // numbers of the snapshots that this process has read whole
-	bad    map[id.Pack]bool // packs of which a chunk could not be moved
-	left   *condemnedChunks // by the last run; nil: not known yet
+	read   map[uint64]time.Time  // when this process has read a snapshot whole, by its number
+	bad    map[id.Pack]time.Time // when a chunk of a pack turned out to be damaged
+	narrow map[id.Pack]int       // packs that were written no wider, though so many nodes were up
+	left   *condemnedChunks      // by the last run; nil: not known yet
 }
 
 type fence struct {
@@ -147,30 +148,70 @@ func (s *Store) snapshotRead(number uint64) {
 	c := &s.collector
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.read[number] = true
+	c.read[number] = time.Now()
 }
+
+// snapshotProof is how long that a snapshot was read whole lets the log be cut.
+const snapshotProof = time.Hour
 
 func (s *Store) wasRead(number uint64) bool {
 	c := &s.collector
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.read[number]
+	at, read := c.read[number]
+	return read && time.Since(at) < snapshotProof
 }
 
-// unmovable notes that a chunk of a pack could not be moved: this process does not try
-// again.
+// snapshotGone notes that a piece of a snapshot is lost, or cannot be read: what was read of
+// snapshots counts no more, and another one is due.
+func (s *Store) snapshotGone() {
+	c := &s.collector
+	c.mu.Lock()
+	clear(c.read)
+	c.mu.Unlock()
+	s.snapshotLost.Store(true)
+	s.snapshotSoon()
+}
+
+// unmovableRest is how long a pack with a damaged chunk is left to scrubs.
+const unmovableRest = 24 * time.Hour
+
+// unmovable notes that a chunk of a pack is damaged.
 func (s *Store) unmovable(p id.Pack) {
 	c := &s.collector
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bad[p] = true
+	c.bad[p] = time.Now()
 }
 
 func (s *Store) isUnmovable(p id.Pack) bool {
 	c := &s.collector
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.bad[p]
+	at, bad := c.bad[p]
+	return bad && time.Since(at) < unmovableRest
+}
+
+// keptNarrow notes that a pack was written narrower than so many nodes would have allowed.
+func (s *Store) keptNarrow(p id.Pack, up int) {
+	c := &s.collector
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.narrow) >= maxNarrow {
+		clear(c.narrow)
+	}
+	c.narrow[p] = up
+}
+
+// maxNarrow bounds what is remembered of narrow packs.
+const maxNarrow = 64 << 10
+
+// triedWith reports whether a pack was written with so many nodes up, and came out narrow.
+func (s *Store) triedWith(p id.Pack, up int) bool {
+	c := &s.collector
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.narrow[p] >= up
 }
 
 // waste is what collection could give back, in bytes of sealed chunks.
@@ -244,6 +285,7 @@ type collection struct {
 	out    *CollectResult
 	report func(done, total uint64, unit string)
 	proved time.Time // when the index was proved last; zero: not yet
+	later  error     // what went wrong and did not keep the rest from being done
 }
 
 // collectProof is how long a proof of the index lasts within one run.
@@ -273,7 +315,10 @@ func (s *Store) collect(ctx context.Context, opt JobOptions, report func(done, t
 			return out, fmt.Errorf("collect: %w", err)
 		}
 	}
-	return out, nil
+	if out.Unreadable > 0 {
+		c.later = errors.Join(c.later, fmt.Errorf("%w: %s, which stay where they are", ErrDamaged, countOf(out.Unreadable, "pack has chunks that cannot be moved", "packs have chunks that cannot be moved")))
+	}
+	return out, c.later
 }
 
 // prove proves the index before something is removed on its word, unless that was done
@@ -463,17 +508,15 @@ func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []in
 // chunks condemns what has no edges and removes what was condemned, until lists that
 // are removed leave nothing more without edges.
 func (c *collection) chunks(ctx context.Context) error {
-	for {
-		found, err := c.condemn(ctx)
-		if err != nil {
+	// The first pass of a run that is to leave nothing condemns what transfers under way bring,
+	// too; once. Those that follow are for what lists have given up.
+	for all := c.opt.Now; ; all = false {
+		if err := c.condemn(ctx, all); err != nil {
 			return err
 		}
 		lists, err := c.remove(ctx)
-		if err != nil || found == 0 && lists == 0 {
+		if err != nil || lists == 0 {
 			return err
-		}
-		if !c.opt.Now && lists == 0 {
-			return nil // the grace of what was found has just begun
 		}
 	}
 }
@@ -481,14 +524,15 @@ func (c *collection) chunks(ctx context.Context) error {
 // errPage ends a scan that has gathered enough for now.
 var errPage = errors.New("page is full")
 
-// condemn condemns the chunks without edges that are not condemned yet.
-func (c *collection) condemn(ctx context.Context) (n int, err error) {
+// condemn condemns the chunks without edges that are not condemned yet; with all unset, but
+// for those in packs that transfers under way may have brought.
+func (c *collection) condemn(ctx context.Context, all bool) error {
 	s := c.s
 	var after id.Pack // packs up to it were looked through
 	// What transfers under way bring has no edges yet: it would be missed and come to life
 	// again all the time.
 	skip := uint64(math.MaxUint64)
-	if transfers, _, counter := s.transfers.first(); transfers > 0 && !c.opt.Now {
+	if transfers, _, counter := s.transfers.first(); transfers > 0 && !all {
 		skip = counter
 	}
 	for {
@@ -523,7 +567,7 @@ func (c *collection) condemn(ctx context.Context) (n int, err error) {
 		})
 		more := errors.Is(err, errPage)
 		if err != nil && !more {
-			return n, err
+			return err
 		}
 		if len(found) > 0 {
 			c.report(0, 0, "")
@@ -534,14 +578,13 @@ func (c *collection) condemn(ctx context.Context) (n int, err error) {
 			for k < len(found) && k < condemnAtOnce && found[k].Realm == found[0].Realm {
 				k++
 			}
-			did, err := c.condemnSome(ctx, found[:k])
-			if n += did; err != nil {
-				return n, err
+			if err := c.condemnSome(ctx, found[:k]); err != nil {
+				return err
 			}
 			found = found[k:]
 		}
 		if !more {
-			return n, nil
+			return nil
 		}
 	}
 }
@@ -565,8 +608,9 @@ func free(r index.Reader, realm id.Realm, c id.Chunk) (bool, error) {
 	return false, err
 }
 
-func (c *collection) condemnSome(ctx context.Context, in []index.Resident) (n int, err error) {
-	err = c.s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+func (c *collection) condemnSome(ctx context.Context, in []index.Resident) error {
+	n := 0
+	err := c.s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
 		rec := &record.Condemn{In: in[0].Realm, Time: d.time}
 		for _, x := range in {
 			ok, err := free(d.round, x.Realm, x.Chunk)
@@ -588,7 +632,7 @@ func (c *collection) condemnSome(ctx context.Context, in []index.Resident) (n in
 	if err == nil {
 		c.out.Condemned += n
 	}
-	return n, err
+	return err
 }
 
 // remove removes what was condemned and is out of everybody's reach. lists is how many

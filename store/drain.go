@@ -146,7 +146,7 @@ func (js *jobs) cancelledLast(kind string) bool {
 	js.mu.Lock()
 	defer js.mu.Unlock()
 	for _, r := range slices.Backward(js.runs) {
-		if r.Kind == kind {
+		if r.Kind == kind && r.cancel != nil {
 			return r.State == JobCancelled
 		}
 	}

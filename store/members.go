@@ -89,8 +89,9 @@ func (m *member) noteError(err error, now time.Time) {
 func (m *member) notePut(why node.Purpose, err error, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if errors.Is(err, node.ErrFull) && why == node.ForClient {
-		// Below the mark of client data it still takes log packs: deletes go on.
+	if errors.Is(err, node.ErrFull) && (why == node.ForClient || why == node.ForCompaction) {
+		// Below the mark of client data it still takes log packs: deletes go on. What has no
+		// room for data that is rewritten has less than that.
 		m.fullWhy, m.fullTil = err, now.Add(retryAfter)
 		return
 	}

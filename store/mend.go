@@ -98,6 +98,9 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 		r.Left += len(l.bad)
 		r.After[have]++
 		if l.unreadable() {
+			if l.row.Kind == pack.Snapshot && !sc.opt.DryRun {
+				s.snapshotGone()
+			}
 			s.scrubs.note(p, true)
 			r.LostPacks++
 			r.LostBytes += l.row.Live
@@ -216,7 +219,11 @@ func (sc *scrubbing) moveAway(ctx context.Context, p id.Pack) (int, error) {
 // lose takes in that too few shards of a pack are left for good, and marks its chunks.
 func (sc *scrubbing) lose(ctx context.Context, p id.Pack, l *look) error {
 	if l.row.Kind == pack.Snapshot {
-		sc.res.find(fmt.Errorf("pack %v, a piece of a snapshot of the index, of which the next will not need it: %w", p, l.torn))
+		if !sc.opt.DryRun {
+			sc.s.snapshotGone()
+		}
+		sc.res.LostPacks++
+		sc.res.find(fmt.Errorf("pack %v, a piece of a snapshot of the index, which is taken anew: %w: %w", p, errLost, l.torn))
 		return nil
 	}
 	row, err := l.row, error(nil)

@@ -304,6 +304,8 @@ func (mv *mover) flush(ctx context.Context) error {
 				mv.failed(m.pack, r.Old, err, m.stayed)
 			case changed[i] && m.stayed != nil: // dropped, or moved by somebody else
 				m.stayed(r.Index)
+			case changed[i] && !mv.s.dropped(m.pack):
+				mv.res.Left++
 			}
 		}
 		if err != nil || changed[i] {

@@ -170,7 +170,7 @@ func TestThreeNodesBecomeTwelve(t *testing.T) {
 		}
 		check()
 	}
-	for range 8 {
+	for range 20 { // each is on half of the nodes
 		put(fmt.Sprint("more", len(objects)), uint64(len(objects)), 1<<20)
 	}
 	r.reopen(false)

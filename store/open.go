@@ -184,7 +184,7 @@ func newStore(cfg Config) (s *Store, err error) {
 		cfg.ListWindow = listWindow
 	}
 	t := &Store{cfg: cfg, log: cfg.Log, now: cfg.Now, started: cfg.Now(), realms: map[id.Realm]*realmKeys{},
-		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan string, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1), collecting: make(chan struct{}, 1), collector: collector{read: map[uint64]bool{}, bad: map[id.Pack]bool{}}}
+		nodes: maps.Clone(cfg.Nodes), recent: map[id.Pack][]record.Place{}, failed: make(chan struct{}), wantRepair: make(chan string, 1), repairing: make(chan struct{}, 1), wantSnapshot: make(chan struct{}, 1), snapshotting: make(chan struct{}, 1), wantClear: make(chan struct{}, 1), collecting: make(chan struct{}, 1), collector: collector{read: map[uint64]time.Time{}, bad: map[id.Pack]time.Time{}, narrow: map[id.Pack]int{}}}
 	t.events = newEvents(cfg.Now)
 	t.initJobs()
 	t.zstd = &seal.Compressor{}
@@ -386,6 +386,10 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 	mode := s.mode()
 	for cut := false; ; {
 		links, err := s.chain(ctx, v, tail.link, head)
+		if errors.Is(err, ErrDamaged) && s.cfg.ReplayTo != 0 && head.Seq == 0 && ctx.Err() == nil {
+			// That far back neither snapshot goes; what they have passed may have been cut off.
+			return nil, fmt.Errorf("%w: the log does not go back to sequence %d: name one that a snapshot is not past: %w", ErrInvalid, s.cfg.ReplayTo, err)
+		}
 		if errors.Is(err, ErrDamaged) && !cut && s.loadedFrom == 0 && ctx.Err() == nil {
 			// Perhaps the log was cut there, and begins behind a snapshot.
 			cut = true

@@ -368,6 +368,9 @@ func (p *packs) lowWater() uint64 {
 	return low
 }
 
+// compactionTries is how often data that is rewritten is sent before it is left where it is.
+const compactionTries = 3
+
 // flush codes a pack and makes it durable at full width, over fewer nodes under
 // a new pack ID when it must.
 func (p *packs) flush(o *openPack) (*record.Adopt, error) {
@@ -388,7 +391,12 @@ func (p *packs) flush(o *openPack) (*record.Adopt, error) {
 	}
 	var last error
 	full := false
-	for ctx.Err() == nil {
+	for tries := 0; ctx.Err() == nil; tries++ {
+		// Each attempt leaves shards behind on the nodes that took one. Whoever may come again
+		// another time does not go on for long.
+		if o.why == node.ForCompaction && tries == compactionTries {
+			break
+		}
 		if err := s.Failure(); err != nil {
 			last = err
 			break
@@ -453,6 +461,8 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 	up := usable(set.takers, s.now())
 	if d.why == node.ForClient {
 		up = taking(up, s.now())
+	} else if most := taking(up, s.now()); len(most) > set.m() {
+		up = most // a node without room for clients' data is left alone while others will do
 	}
 	k := placement.Width(len(up), d.k, set.m())
 	if k < 1 {

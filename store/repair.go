@@ -591,8 +591,7 @@ func (s *Store) lose(ctx context.Context, p id.Pack) (row index.PackRow, err err
 			return row, fmt.Errorf("its chunks could not be marked as damaged: %w", err)
 		}
 		if row = l.row; row.Kind == pack.Snapshot {
-			s.snapshotLost.Store(true) // another one is due
-			s.snapshotSoon()
+			s.snapshotGone()
 		}
 		if !l.more {
 			return row, nil
@@ -789,7 +788,7 @@ func (s *Store) placeShard(ctx context.Context, p id.Pack, index uint8, sh pack.
 		if cerr := context.Cause(ctx); cerr != nil {
 			return record.Place{}, cerr // which says nothing of the node
 		}
-		m.noteError(err, s.now())
+		m.notePut(node.ForRepair, err, s.now())
 		to.failed = append(to.failed, n)
 		errs = append(errs, fmt.Errorf("node %s: %w", m.info.Name, err))
 	}

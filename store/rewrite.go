@@ -114,8 +114,12 @@ func (c *collection) shorten(ctx context.Context) error {
 		}
 		c.report(0, 0, "")
 		ran, err := s.runJob(ctx, JobSnapshot, BySchedule)
-		if err != nil {
-			return fmt.Errorf("a snapshot behind which the log can be cut: %w", err)
+		if cerr := context.Cause(ctx); cerr != nil {
+			return cerr
+		}
+		if err != nil { // the log stays longer; what packs hold is another matter
+			c.later = fmt.Errorf("the log is not cut, no snapshot could be taken: %w", err)
+			break
 		}
 		if ran {
 			c.out.Snapshots++
@@ -176,7 +180,7 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 		}
 		set := s.members.Load()
 		widths := s.widths(buckets)
-		up := len(usable(set.takers, s.now()))
+		up := s.compactionWidth(set)
 		return r.EachPack(func(p id.Pack, row index.PackRow) error {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -199,7 +203,7 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 			x.k = widthFor(widths, int(row.K))
 			payload, dead = payload+row.Payload, dead+row.Dead()
 			switch to := placement.Width(up, x.k, set.m()); {
-			case to != int(row.K) && (to > int(row.K) || !slices.Contains(widths, int(row.K)) && to == x.k):
+			case !s.triedWith(p, up) && to != int(row.K) && (to > int(row.K) || !slices.Contains(widths, int(row.K)) && to == x.k):
 				narrow, dead = append(narrow, x), dead-row.Dead()
 			case row.Payload < uint64(pack.Capacity(int(row.K), 1))/2 && row.Residents < moveAtOnce/2:
 				small, smallLive = append(small, x), smallLive+row.Live
@@ -247,6 +251,16 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 		return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.seq, b.seq), slices.Compare(a.writer[:], b.writer[:]), cmp.Compare(a.counter, b.counter))
 	})
 	return out, nil
+}
+
+// compactionWidth is how many nodes a pack that is rewritten may lie on.
+func (s *Store) compactionWidth(set *memberSet) int {
+	now := s.now()
+	up := slices.DeleteFunc(usable(set.takers, now), func(m *member) bool { return m.putFailed() })
+	if most := taking(up, now); len(most) > set.m() {
+		up = most
+	}
+	return len(up)
 }
 
 // widths are the most data shards that some bucket wants for its packs.
@@ -365,7 +379,6 @@ func (w *rewriter) source(ctx context.Context, x source) error {
 		s.unmovable(x.pack)
 	}
 	w.through = append(w.through, x.pack)
-	w.c.out.Rewritten++
 	return nil
 }
 
@@ -453,6 +466,9 @@ func (w *rewriter) read(ctx context.Context, g geometry, row index.ChunkRow, dst
 		if cerr := context.Cause(ctx); cerr != nil {
 			return dst, cerr
 		}
+		if errors.Is(err, ErrUnavailable) { // which says nothing of the chunk
+			return dst, fmt.Errorf("pack %v, chunk at %d: %w", g.pack, row.Offset, err)
+		}
 		return dst, fmt.Errorf("%w: pack %v, chunk at %d: %w", errUnreadable, g.pack, row.Offset, err)
 	}
 	return dst, nil
@@ -493,11 +509,13 @@ func (w *rewriter) flush(ctx context.Context) error {
 		o, from := w.o, w.from
 		w.o, w.from = nil, nil
 		o.builder.Close()
+		s.packs.sealing <- struct{}{}
 		adopt, err := s.packs.flush(o)
+		<-s.packs.sealing
 		if err != nil {
 			return err
 		}
-		err = w.log(ctx, adopt, from)
+		err = w.log(ctx, adopt, o.key.k, from)
 		s.packs.dropCounter(adopt.Counter)
 		if err != nil {
 			return err
@@ -517,10 +535,10 @@ func (w *rewriter) flush(ctx context.Context) error {
 	return nil
 }
 
-// log logs a move.
-func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) error {
+// log logs a move into a pack that was to get k data shards.
+func (w *rewriter) log(ctx context.Context, a *record.Adopt, k int, from []id.Pack) error {
 	s := w.c.s
-	moved := 0
+	moved, sources := 0, 0
 	err := s.writer.submit(ctx, &submission{alone: true, decide: func(d *decision) (func() error, error) {
 		moved = 0
 		if err := d.reachable([]*record.Adopt{a}); err != nil {
@@ -544,6 +562,7 @@ func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) err
 			m.From[i] = at[p]
 			moved++
 		}
+		sources = len(m.Sources)
 		return func() error {
 			if moved == 0 {
 				return nil
@@ -558,6 +577,10 @@ func (w *rewriter) log(ctx context.Context, a *record.Adopt, from []id.Pack) err
 		w.c.out.NotTold += len(a.Shards) // an attempt that is not void yet may name them: a scrub removes them
 		return nil
 	}
+	if set := s.members.Load(); int(a.K) < k {
+		s.keptNarrow(a.Pack, s.compactionWidth(set))
+	}
+	w.c.out.Rewritten += sources
 	w.c.out.Moved += moved
 	w.c.out.Written++
 	w.c.out.WrittenBytes += uint64(a.Size) * uint64(len(a.Shards))

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -31,7 +32,13 @@ func (s *Store) suspect(p id.Pack) {
 	if at, known := q.rested[p]; known && time.Since(at) < suspectRest || len(q.packs) == maxSuspects {
 		return
 	}
-	if len(q.rested) >= maxSuspects || q.rested == nil {
+	if len(q.rested) >= 4*maxSuspects {
+		maps.DeleteFunc(q.rested, func(_ id.Pack, at time.Time) bool { return time.Since(at) >= suspectRest })
+	}
+	if len(q.rested) >= 4*maxSuspects {
+		return // a scrub finds it
+	}
+	if q.rested == nil {
 		q.rested = map[id.Pack]time.Time{}
 	}
 	q.rested[p] = time.Now()
@@ -50,13 +57,19 @@ func (s *Store) repairSuspects(ctx context.Context, r *run, out *Repaired) (n in
 	if len(packs) == 0 {
 		return 0, nil
 	}
-	sc := &scrubbing{s: s, saved: time.Now(), pace: pacer{s: s, rate: 1 << 62},
+	sc := &scrubbing{s: s, saved: time.Now(), pace: pacer{s: s, rate: ScrubRate},
 		res: &ScrubResult{Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}}
-	for _, p := range packs {
+	for i, p := range packs {
 		if err = context.Cause(ctx); err == nil {
 			err = sc.pack(ctx, p)
 		}
-		if err != nil {
+		if err == nil {
+			err = sc.pace.pause(ctx)
+		}
+		if err != nil { // the rest is for the next repair
+			q.mu.Lock()
+			q.packs = append(q.packs, packs[i:]...)
+			q.mu.Unlock()
 			break
 		}
 	}
