@@ -321,19 +321,38 @@ func (h *Head) parse(v []byte) error {
 }
 
 func appendSettings(b []byte, s *record.Settings) []byte {
-	b = appendArray(b, 4)
+	more := s.QuotaBytes != 0 || s.QuotaObjects != 0
+	n := 4
+	if more {
+		n = 6
+	}
+	b = appendArray(b, n)
 	b = appendUint(b, uint64(s.K))
 	b = appendText(b, s.Compression)
 	b = appendText(b, s.Profile)
-	return appendBool(b, s.Versioning)
+	b = appendBool(b, s.Versioning)
+	if more {
+		b = appendUint(b, s.QuotaBytes)
+		b = appendUint(b, s.QuotaObjects)
+	}
+	return b
 }
 
 func (d *decoder) settings(s *record.Settings) {
-	d.array(4)
+	n := d.list(6)
 	s.K = uint8(d.upTo(255))
 	s.Compression = d.text()
 	s.Profile = d.text()
 	s.Versioning = d.bool()
+	s.QuotaBytes, s.QuotaObjects = 0, 0
+	switch n {
+	case 4:
+	case 6:
+		s.QuotaBytes, s.QuotaObjects = d.uint(), d.uint()
+		d.bad = d.bad || s.QuotaBytes == 0 && s.QuotaObjects == 0
+	default:
+		d.bad = true
+	}
 }
 
 func (r *Bucket) append(b []byte) []byte {

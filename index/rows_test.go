@@ -84,6 +84,7 @@ func samples() []sample {
 			User: []record.UserField{{Name: "a", Value: "é"}, {Name: "b", Value: ""}}}}
 	long.Manifest.Roots[1].Depth = 3
 	bucket := Bucket{ID: 300, Name: "main", Realm: 1, Time: -5, Settings: record.Settings{K: 4, Compression: "off", Profile: "fine", Versioning: true}, BucketUsage: BucketUsage{1, 2, 3, 1 << 50}}
+	quota := Bucket{Name: "main", Realm: 1, Settings: record.Settings{QuotaBytes: 1 << 40, QuotaObjects: 300}}
 	member := record.Member{Name: "a", ID: n, Weight: 100, Labels: []string{"host=x", "zone=a"}}
 	head := Head{Seq: 81, Pack: p, Epoch: 7, Attempt: 2, Time: 1790000000123456789, Logged: 1 << 40}
 	snap := SnapshotRow{Number: 300, Seq: 307, Pack: p, Head: testPack(2), Pieces: 70000, Rows: 1 << 33, Bytes: 1 << 40, Sum: [32]byte{1, 2}, Logged: 1 << 39,
@@ -100,6 +101,7 @@ func samples() []sample {
 		{"nothing", "gone node", append(k.nodes(nil, nodesGone), n[:]...), appendNothing(nil)},
 		{"bucket name", "bucket name", k.bucketName(nil, "main"), appendBucketID(nil, 300)},
 		{"bucket", "bucket", k.bucket(nil, 300), bucket.append(nil)},
+		{"bucket", "bucket with quotas", k.bucket(nil, 300), quota.append(nil)},
 		{"object", "current version", k.object(nil, 300, []byte("a\x00b/\xff")), long.append(nil)},
 		{"object", "older version", k.older(nil, 300, []byte("a\x00b/\xff"), id.Version{Seq: 9, Pos: 1}), (&Object{Version: id.Version{Seq: 9, Pos: 1}}).append(nil)},
 		{"object", "delete marker", k.older(nil, 300, []byte("a\x00b/\xff"), id.Version{Seq: 8}), (&Object{Version: id.Version{Seq: 8}, Deleted: true, Time: 5}).append(nil)},

@@ -212,6 +212,10 @@ type Settings struct {
 	Compression string `cbor:"2,keyasint,omitempty"` // "auto" (default) or "off"
 	Profile     string `cbor:"3,keyasint,omitempty"` // "default" or "fine"
 	Versioning  bool   `cbor:"4,keyasint,omitempty"`
+	// QuotaBytes is the most logical bytes that all versions may have together, and
+	// QuotaObjects the most objects that a plain listing may show.
+	QuotaBytes   uint64 `cbor:"5,keyasint,omitempty"`
+	QuotaObjects uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // BucketCreate makes a bucket.

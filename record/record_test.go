@@ -64,7 +64,8 @@ func entry(t *rapid.T, in id.Realm) (e pack.Entry) {
 }
 
 func settings(t *rapid.T) Settings {
-	return Settings{K: u8.Draw(t, "k"), Compression: text.Draw(t, "compression"), Profile: text.Draw(t, "profile"), Versioning: rapid.Bool().Draw(t, "versioning")}
+	return Settings{K: u8.Draw(t, "k"), Compression: text.Draw(t, "compression"), Profile: text.Draw(t, "profile"), Versioning: rapid.Bool().Draw(t, "versioning"),
+		QuotaBytes: u64.Draw(t, "quota"), QuotaObjects: u64.Draw(t, "most objects")}
 }
 
 func drops(t *rapid.T) []Dropped {
@@ -265,6 +266,7 @@ func fixtures() []Record {
 		&Purge{In: 1, Bucket: 300, Key: []byte("a"), Drops: drop},
 		&BucketCreate{In: 1, Bucket: 300, Name: "main", Settings: set, Time: 1790000000123456789},
 		&BucketSet{In: 1, Bucket: 300, Settings: set, Old: Settings{K: 1}},
+		&BucketSet{In: 1, Bucket: 300, Settings: Settings{QuotaBytes: 1 << 40, QuotaObjects: 300}},
 		&BucketDelete{In: 1, Bucket: 300, Name: "main"},
 		&Nodes{Version: 2, M: 2, Members: []Member{{ID: id.Node{1}, Name: "a", Weight: 100, Labels: []string{"zone=x"}}, {ID: id.Node{2}, Name: "b"}}, LogNodes: []id.Node{{1}, {2}}, Gone: []id.Node{{3}}},
 		&Reshard{Pack: id.Pack{1}, Index: 2, Old: at(3, 2), New: at(4, 2)},

@@ -127,6 +127,9 @@ func (s *Store) copy(ctx context.Context, from, to Name, opt CopyOptions, move b
 		if err := d.sound(b.Realm, roots); err != nil {
 			return nil, err
 		}
+		if err := within(d.round, &b, to.Key, source.Manifest.Size, move && in.ID == b.ID); err != nil {
+			return nil, err
+		}
 		return func() error {
 			rec := record.Put{In: b.Realm, Bucket: b.ID, Key: []byte(to.Key), Manifest: source.Manifest, ETag: source.ETag, Attrs: source.Attrs}
 			if opt.Attrs != nil {

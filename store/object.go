@@ -219,7 +219,7 @@ func (s *Store) Put(ctx context.Context, bucket, key string, r io.Reader, opt Pu
 		return o, err
 	}
 	defer end()
-	if err := s.judge(ctx, b.ID, key, &opt.If); err != nil {
+	if err := cmp.Or(s.judge(ctx, b.ID, key, &opt.If), s.judgeQuota(ctx, b, key, opt.Size)); err != nil {
 		return Object{}, err
 	}
 	if err := s.takesData(); err != nil {
@@ -301,6 +301,9 @@ func (p *put) decide(d *decision) (func() error, error) {
 	}
 	chunks := chunksOf(p.rec.Manifest)
 	if err := d.present(p.b.Realm, chunks); err != nil {
+		return nil, err
+	}
+	if err := within(d.round, &now, key, p.rec.Manifest.Size, false); err != nil {
 		return nil, err
 	}
 	return func() error {
@@ -479,6 +482,9 @@ func (s *Store) purge(ctx context.Context, bucket, key string, made *Object, cho
 		}
 		o, err := choose(d.round, b)
 		if err != nil {
+			return nil, err
+		}
+		if err := withinBack(d.round, &b, key, o.Version); err != nil {
 			return nil, err
 		}
 		return func() error {

@@ -99,7 +99,7 @@ func (s *Store) BeginUpload(ctx context.Context, bucket, key string, opt UploadO
 	if err != nil {
 		return Upload{}, err
 	}
-	if err := s.judge(ctx, b.ID, key, &opt.If); err != nil {
+	if err := cmp.Or(s.judge(ctx, b.ID, key, &opt.If), s.judgeQuota(ctx, b, key, opt.Size)); err != nil {
 		return Upload{}, err
 	}
 	if err := s.takesData(); err != nil {

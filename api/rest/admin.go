@@ -28,6 +28,9 @@ type settingsJSON struct {
 	Compression string `json:"compression"`
 	Profile     string `json:"profile"`
 	Versioning  bool   `json:"versioning"`
+	// 0: no quota.
+	QuotaBytes   uint64 `json:"quota_bytes"`
+	QuotaObjects uint64 `json:"quota_objects"`
 }
 
 type bucketJSON struct {
@@ -40,7 +43,11 @@ type bucketJSON struct {
 
 func bucketToJSON(b store.Bucket) bucketJSON {
 	return bucketJSON{Name: b.Name, Created: b.Created.UTC(), Objects: b.Objects, Bytes: b.Bytes,
-		Settings: settingsJSON{K: b.Settings.K, Compression: b.Settings.Compression, Profile: b.Settings.Profile, Versioning: b.Settings.Versioning}}
+		Settings: settingsToJSON(b.Settings)}
+}
+
+func settingsToJSON(s record.Settings) settingsJSON {
+	return settingsJSON{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects}
 }
 
 // readJSON reads a bounded body with no unknown fields. An empty one leaves v.
@@ -68,7 +75,7 @@ func readJSON(c echo.Context, v any) error {
 }
 
 func (s settingsJSON) record() record.Settings {
-	return record.Settings{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning}
+	return record.Settings{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects}
 }
 
 func (f *face) listBuckets(c echo.Context) (any, error) {

@@ -63,6 +63,7 @@ var problems = []struct {
 	{store.ErrRange, http.StatusRequestedRangeNotSatisfiable, "range-not-satisfiable", ""},
 	{store.ErrShortBody, http.StatusBadRequest, "incomplete-body", "nothing was stored; send the whole body again"},
 	{store.ErrInvalid, http.StatusBadRequest, "invalid-request", ""},
+	{store.ErrQuota, http.StatusInsufficientStorage, "quota-exceeded", "nothing was stored; raise the bucket's quota, or remove versions of its objects: deleted objects and older versions count until they are purged"},
 	{store.ErrFull, http.StatusInsufficientStorage, "full", "nothing was stored; make room where the detail says; reads go on, and so do deletes while a percent of the disk is free"},
 	{store.ErrRetry, http.StatusServiceUnavailable, "try-again", "nothing was stored; send it again"},
 	{store.ErrBusy, http.StatusServiceUnavailable, "busy", "too much is under way: the memory for it is taken and the line before it too long; nothing was done, try again after as many seconds as Retry-After says"},
@@ -85,6 +86,8 @@ func asProblem(err error) *Problem {
 				p.Detail = err.Error()
 			} else if room, ok := errors.AsType[*store.RoomError](err); ok {
 				p.Detail = room.Error() // where there is no room, and what to do
+			} else if quota, ok := errors.AsType[*store.QuotaError](err); ok {
+				p.Detail = quota.Error()
 			}
 			return p
 		}

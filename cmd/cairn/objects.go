@@ -46,10 +46,12 @@ type (
 		Cursor   string       `json:"cursor"`
 	}
 	bucketSettings struct {
-		K           uint8  `json:"k,omitempty"`
-		Compression string `json:"compression,omitempty"`
-		Profile     string `json:"profile,omitempty"`
-		Versioning  *bool  `json:"versioning,omitempty"`
+		K            uint8   `json:"k,omitempty"`
+		Compression  string  `json:"compression,omitempty"`
+		Profile      string  `json:"profile,omitempty"`
+		Versioning   *bool   `json:"versioning,omitempty"`
+		QuotaBytes   *uint64 `json:"quota_bytes,omitempty"`
+		QuotaObjects *uint64 `json:"quota_objects,omitempty"`
 	}
 	bucketInfo struct {
 		Name     string         `json:"name"`
@@ -67,9 +69,11 @@ func newBucket() *cobra.Command {
 		cmd.Flags().String("compression", "", "auto compresses what a probe finds worth it, off nothing (default auto)")
 		cmd.Flags().String("profile", "", "chunk sizes: default (about 1 MiB), or fine (about 256 KiB) for data with many small changes")
 		cmd.Flags().Bool("versioning", false, "keep every version of an object; without it an overwrite is final")
+		cmd.Flags().String("quota", "", "most bytes that all versions may have together, as 10GB or 10GiB; 0: no quota")
+		cmd.Flags().Uint64("max-objects", 0, "most objects that may be in it; 0: no quota")
 		return clientFlags(cmd)
 	}
-	read := func(cmd *cobra.Command) bucketSettings {
+	read := func(cmd *cobra.Command) (bucketSettings, error) {
 		var s bucketSettings
 		s.K, _ = cmd.Flags().GetUint8("k")
 		s.Compression, _ = cmd.Flags().GetString("compression")
@@ -78,43 +82,51 @@ func newBucket() *cobra.Command {
 			v, _ := cmd.Flags().GetBool("versioning")
 			s.Versioning = &v
 		}
-		return s
+		if cmd.Flags().Changed("quota") {
+			text, _ := cmd.Flags().GetString("quota")
+			n, err := humanize.ParseBytes(text)
+			if err != nil {
+				return s, &exitError{exitUsage, fmt.Errorf("--quota %q is no number of bytes, such as 10GB, 10GiB or 0", text)}
+			}
+			s.QuotaBytes = &n
+		}
+		if cmd.Flags().Changed("max-objects") {
+			n, _ := cmd.Flags().GetUint64("max-objects")
+			s.QuotaObjects = &n
+		}
+		return s, nil
 	}
-	show := func(cmd *cobra.Command, b bucketInfo, word string) error {
+	change := func(cmd *cobra.Command, method, name, word string) error {
+		set, err := read(cmd)
+		if err != nil {
+			return err
+		}
+		cl, err := newClient(cmd)
+		if err != nil {
+			return err
+		}
+		var b bucketInfo
+		if err := cl.call(cmd.Context(), method, bucketPath(name), nil, set, &b); err != nil {
+			return err
+		}
 		if jsonWanted(cmd) {
 			return printJSON(cmd, b)
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s bucket %s\n", word, b.Name)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s bucket %s\n", word, b.Name)
 		return err
 	}
 	c.AddCommand(settings(&cobra.Command{
 		Use: "create NAME", Short: "Make a bucket", Args: cobra.ExactArgs(1), Example: "  cairn bucket create photos --versioning",
 		RunE: do(func(cmd *cobra.Command, args []string) error {
-			cl, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
-			var b bucketInfo
-			if err := cl.call(cmd.Context(), http.MethodPut, bucketPath(args[0]), nil, read(cmd), &b); err != nil {
-				return err
-			}
-			return show(cmd, b, "made")
+			return change(cmd, http.MethodPut, args[0], "made")
 		}),
 	}), settings(&cobra.Command{
-		Use: "set NAME", Short: "Change a bucket's settings", Args: cobra.ExactArgs(1), Example: "  cairn bucket set photos --versioning=false",
+		Use: "set NAME", Short: "Change a bucket's settings", Args: cobra.ExactArgs(1), Example: "  cairn bucket set photos --versioning=false\n  cairn bucket set photos --quota 10GB",
 		RunE: do(func(cmd *cobra.Command, args []string) error {
-			cl, err := newClient(cmd)
-			if err != nil {
-				return err
+			if !slices.ContainsFunc([]string{"k", "compression", "profile", "versioning", "quota", "max-objects"}, cmd.Flags().Changed) {
+				return &exitError{exitUsage, errors.New("name a setting to change: --versioning, --quota, --max-objects, --k, --compression or --profile")}
 			}
-			if !slices.ContainsFunc([]string{"k", "compression", "profile", "versioning"}, cmd.Flags().Changed) {
-				return &exitError{exitUsage, errors.New("name a setting to change: --versioning, --k, --compression or --profile")}
-			}
-			var b bucketInfo
-			if err := cl.call(cmd.Context(), http.MethodPatch, bucketPath(args[0]), nil, read(cmd), &b); err != nil {
-				return err
-			}
-			return show(cmd, b, "changed")
+			return change(cmd, http.MethodPatch, args[0], "changed")
 		}),
 	}), clientFlags(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List buckets", Args: cobra.NoArgs, Example: "  cairn bucket ls",
@@ -432,11 +444,26 @@ func listBuckets(cmd *cobra.Command, _ []string) error {
 		return printJSON(cmd, out)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tOBJECTS\tSIZE\tVERSIONING\tCREATED")
+	fmt.Fprintln(w, "NAME\tOBJECTS\tSIZE\tQUOTA\tVERSIONING\tCREATED")
 	for _, b := range out.Buckets {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%v\t%s\n", b.Name, b.Objects, humanize.IBytes(b.Bytes), b.Settings.Versioning != nil && *b.Settings.Versioning, b.Created.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%v\t%s\n", b.Name, b.Objects, humanize.IBytes(b.Bytes), quotaText(b.Settings), b.Settings.Versioning != nil && *b.Settings.Versioning, b.Created.Local().Format(time.DateTime))
 	}
 	return w.Flush()
+}
+
+// quotaText is a bucket's quotas in a few words.
+func quotaText(s bucketSettings) string {
+	var out []string
+	if s.QuotaBytes != nil && *s.QuotaBytes > 0 {
+		out = append(out, humanize.IBytes(*s.QuotaBytes))
+	}
+	if s.QuotaObjects != nil && *s.QuotaObjects > 0 {
+		out = append(out, plural(int(*s.QuotaObjects), "object"))
+	}
+	if out == nil {
+		return "-"
+	}
+	return strings.Join(out, ", ")
 }
 
 func newList() *cobra.Command {
