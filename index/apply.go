@@ -186,6 +186,10 @@ func (r *Round) apply(rec record.Record) error {
 		return r.applyDrop(rec)
 	case *record.Found:
 		return r.applyFound(rec)
+	case *record.LockSet:
+		return r.applyLockSet(rec)
+	case *record.Clock:
+		return r.applyClock(rec)
 	}
 	return fmt.Errorf("%w: %T", ErrUnknownRecord, rec)
 }
@@ -499,7 +503,7 @@ func (r *Round) applyPut(p *record.Put) error {
 	if err := p.Manifest.Check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	if err := checkAttrs(&p.Attrs); err != nil {
+	if err := cmp.Or(checkAttrs(&p.Attrs), checkLock(&p.Lock)); err != nil {
 		return err
 	}
 	if len(p.ETag) > maxETag || len(p.Before) != len(p.Manifest.Roots) {
@@ -514,7 +518,7 @@ func (r *Round) applyPut(p *record.Put) error {
 			return err
 		}
 	}
-	o := Object{Version: r.version(), Time: p.Time, Manifest: p.Manifest, ETag: p.ETag, Attrs: p.Attrs}
+	o := Object{Version: r.version(), Time: p.Time, Manifest: p.Manifest, ETag: p.ETag, Attrs: p.Attrs, Lock: p.Lock}
 	if err := r.add(b, p.Key, &o, p.Current); err != nil {
 		return err
 	}
@@ -643,6 +647,11 @@ func (r *Round) dropOne(b *bucketRow, key []byte, d *record.Dropped) error {
 			return err
 		}
 	}
+	if o.Lock.Hold {
+		if err := r.mismatch("version %v is dropped, and is held", d.Version); err != nil {
+			return err
+		}
+	}
 	r.count(b, &o, ^uint64(0))
 	if len(d.Before) != len(o.Manifest.Roots) {
 		if err := r.mismatch("version %v has %d roots, the record names %d counts", d.Version, len(o.Manifest.Roots), len(d.Before)); err != nil {
@@ -693,7 +702,8 @@ func (r *Round) promote(b *bucketRow, key []byte, was *Object) error {
 }
 
 func checkSettings(s *record.Settings) error {
-	if len(s.Compression) > 64 || len(s.Profile) > 64 || badText(s.Compression, s.Profile) {
+	if len(s.Compression) > 64 || len(s.Profile) > 64 || badText(s.Compression, s.Profile) || s.Lock && !s.Versioning ||
+		s.RetentionMode != "" && (!s.Lock || s.RetentionMode != record.Governance && s.RetentionMode != record.Compliance) || (s.RetentionMode == "") != (s.RetentionDays == 0) {
 		return fmt.Errorf("%w: settings", ErrRecord)
 	}
 	return nil

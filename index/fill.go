@@ -85,6 +85,14 @@ func (r *Round) Fill(rec record.Record) (err error) {
 			return err
 		}
 		rec.Old = b.Settings
+	case *record.LockSet:
+		o, err := r.reader.Object(rec.Bucket, rec.Key, rec.Version)
+		if err != nil {
+			return err
+		}
+		rec.Old = o.Lock
+	case *record.Clock:
+		rec.Old = r.clock
 	case *record.Remove:
 		return r.fillRemove(rec)
 	}

@@ -239,7 +239,8 @@ func TestSizeHoldsKeptRows(t *testing.T) {
 	keys := newKeyspace(id.Log(math.MaxUint32))
 	name := strings.Repeat("n", record.MaxBucketName)
 	p := id.Pack{1}
-	b := Bucket{Name: name, Realm: max32, Time: math.MinInt64, Settings: record.Settings{K: 255, Compression: "auto", Profile: "default", Versioning: true, QuotaBytes: most, QuotaObjects: most},
+	b := Bucket{Name: name, Realm: max32, Time: math.MinInt64, Settings: record.Settings{K: 255, Compression: "auto", Profile: "default", Versioning: true, QuotaBytes: most, QuotaObjects: most,
+		Lock: true, RetentionMode: record.Governance, RetentionDays: max32},
 		BucketUsage: BucketUsage{most, most, most, most}}
 	u := PackUsage{most, most, most}
 	totals := Totals{most, most, most, most, most, most, most, most, most, most, most, most, most, id.Bucket(most)}

@@ -26,6 +26,7 @@ type Round struct {
 	pack    id.Pack
 	seq     uint64
 	head    Head // before this round
+	clock   int64
 	entries int
 	records uint32
 
@@ -106,6 +107,7 @@ func (r *Round) start() (err error) {
 	if r.head, err = r.reader.Head(); err != nil {
 		return err
 	}
+	r.clock = r.head.Clock
 	if r.totals, err = r.reader.Totals(); err != nil {
 		return err
 	}
@@ -214,7 +216,7 @@ func (r *Round) finish(link *Link) error {
 			return err
 		}
 	}
-	r.after = Head{Seq: h.Seq, Pack: h.Pack, Epoch: h.Epoch, Attempt: h.Attempt, Time: link.Time, Logged: r.head.Logged + link.Logged}
+	r.after = Head{Seq: h.Seq, Pack: h.Pack, Epoch: h.Epoch, Attempt: h.Attempt, Time: link.Time, Logged: r.head.Logged + link.Logged, Clock: r.clock}
 	if err := r.put(r.keys.table(r.key[:0], tableHead), r.after.append(r.out[:0])); err != nil {
 		return err
 	}

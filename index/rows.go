@@ -113,6 +113,7 @@ type Object struct {
 	Manifest manifest.Manifest
 	ETag     []byte
 	Attrs    record.Attrs
+	Lock     record.Lock
 	Current  bool // the newest version of its key
 }
 
@@ -127,6 +128,9 @@ type Head struct {
 	// Logged counts what replaying the log up to here takes: bytes of records, and
 	// something for each log pack. Snapshots are due by it.
 	Logged uint64
+	// Clock is the time that expiry goes by, Unix time in nanoseconds; 0: the log says
+	// nothing of it yet.
+	Clock int64
 }
 
 // Totals account for the whole store.
@@ -296,61 +300,95 @@ func (t *Totals) parse(v []byte) error {
 }
 
 func (h *Head) append(b []byte) []byte {
-	b = appendArray(append(b, rowVersion), 6)
+	n := 6
+	if h.Clock != 0 {
+		n = 7
+	}
+	b = appendArray(append(b, rowVersion), n)
 	b = appendUint(b, h.Seq)
 	b = appendBytes(b, h.Pack[:])
 	b = appendUint(b, h.Epoch)
 	b = appendUint(b, uint64(h.Attempt))
 	b = appendInt(b, h.Time)
-	return appendUint(b, h.Logged)
+	b = appendUint(b, h.Logged)
+	if h.Clock != 0 {
+		b = appendInt(b, h.Clock)
+	}
+	return b
 }
 
 func (h *Head) parse(v []byte) error {
 	d := open(v)
-	d.array(6)
+	n := d.list(7)
 	h.Seq = d.uint()
 	d.fill(h.Pack[:])
 	h.Epoch = d.uint()
 	h.Attempt = uint32(d.upTo(max32))
 	h.Time = d.int()
 	h.Logged = d.uint()
-	if !d.end() {
+	if h.Clock = 0; n == 7 {
+		h.Clock = d.int()
+	}
+	if !d.end() || n != 6 && (n != 7 || h.Clock == 0) {
 		return damagedRow("head")
 	}
 	return nil
 }
 
 func appendSettings(b []byte, s *record.Settings) []byte {
-	more := s.QuotaBytes != 0 || s.QuotaObjects != 0
-	n := 4
-	if more {
-		n = 6
-	}
+	n := settingsOf(s)
 	b = appendArray(b, n)
 	b = appendUint(b, uint64(s.K))
 	b = appendText(b, s.Compression)
 	b = appendText(b, s.Profile)
 	b = appendBool(b, s.Versioning)
-	if more {
+	if n > plainSettings {
 		b = appendUint(b, s.QuotaBytes)
 		b = appendUint(b, s.QuotaObjects)
+	}
+	if n > quotaSettings {
+		b = appendBool(b, s.Lock)
+		b = appendText(b, s.RetentionMode)
+		b = appendUint(b, uint64(s.RetentionDays))
 	}
 	return b
 }
 
+// How many elements settings have: without quota and lock, without lock, and in all.
+const (
+	plainSettings = 4
+	quotaSettings = 6
+	allSettings   = 9
+)
+
+// settingsOf is how many elements the row of s has: no more than it needs.
+func settingsOf(s *record.Settings) int {
+	switch {
+	case s.Lock || s.RetentionMode != "" || s.RetentionDays != 0:
+		return allSettings
+	case s.QuotaBytes != 0 || s.QuotaObjects != 0:
+		return quotaSettings
+	}
+	return plainSettings
+}
+
 func (d *decoder) settings(s *record.Settings) {
-	n := d.list(6)
+	*s = record.Settings{}
+	n := d.list(allSettings)
 	s.K = uint8(d.upTo(255))
 	s.Compression = d.text()
 	s.Profile = d.text()
 	s.Versioning = d.bool()
-	s.QuotaBytes, s.QuotaObjects = 0, 0
-	switch n {
-	case 4:
-	case 6:
-		s.QuotaBytes, s.QuotaObjects = d.uint(), d.uint()
-		d.bad = d.bad || s.QuotaBytes == 0 && s.QuotaObjects == 0
-	default:
+	if n > plainSettings {
+		s.QuotaBytes = d.uint()
+		s.QuotaObjects = d.uint()
+	}
+	if n > quotaSettings {
+		s.Lock = d.bool()
+		s.RetentionMode = d.text()
+		s.RetentionDays = uint32(d.upTo(max32))
+	}
+	if n != settingsOf(s) {
 		d.bad = true
 	}
 }
@@ -394,7 +432,12 @@ func (o *Object) append(b []byte) []byte {
 		b = appendUint(b, uint64(o.Version.Pos))
 		return appendInt(b, o.Time)
 	}
-	b = appendArray(append(b, rowVersion), 8)
+	locked := o.Lock != record.Lock{}
+	n := plainObject
+	if locked {
+		n = lockedObject
+	}
+	b = appendArray(append(b, rowVersion), n)
 	b = appendBool(b, false)
 	b = appendUint(b, o.Version.Seq)
 	b = appendUint(b, uint64(o.Version.Pos))
@@ -417,8 +460,19 @@ func (o *Object) append(b []byte) []byte {
 		b = appendText(b, a.User[i].Name)
 		b = appendText(b, a.User[i].Value)
 	}
+	if locked {
+		b = appendText(b, o.Lock.Mode)
+		b = appendInt(b, o.Lock.Until)
+		b = appendBool(b, o.Lock.Hold)
+	}
 	return b
 }
+
+// How many elements the row of a version has, and that of one with a lock.
+const (
+	plainObject  = 8
+	lockedObject = 11
+)
 
 // deletedRow reports whether the value of an object's row is a delete marker's.
 func deletedRow(v []byte) bool { return len(v) > 2 && v[2] == cborTrue }
@@ -428,11 +482,15 @@ func deletedRow(v []byte) bool { return len(v) > 2 && v[2] == cborTrue }
 func (o *Object) parse(v []byte) error {
 	d := open(v)
 	o.Deleted = deletedRow(v)
+	locked := false
 	if o.Deleted {
 		d.array(4)
-	} else {
-		d.array(8)
+	} else if n := d.list(lockedObject); n == lockedObject {
+		locked = true
+	} else if n != plainObject {
+		d.bad = true
 	}
+	o.Lock = record.Lock{}
 	if d.bool() != o.Deleted {
 		d.bad = true
 	}
@@ -477,6 +535,14 @@ func (o *Object) parse(v []byte) error {
 		for i := range a.User {
 			a.User[i].Name = d.text()
 			a.User[i].Value = d.text()
+		}
+	}
+	if locked {
+		o.Lock.Mode = d.text()
+		o.Lock.Until = d.int()
+		o.Lock.Hold = d.bool()
+		if (o.Lock == record.Lock{}) {
+			d.bad = true
 		}
 	}
 	if !d.end() {

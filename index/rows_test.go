@@ -85,14 +85,19 @@ func samples() []sample {
 	long.Manifest.Roots[1].Depth = 3
 	bucket := Bucket{ID: 300, Name: "main", Realm: 1, Time: -5, Settings: record.Settings{K: 4, Compression: "off", Profile: "fine", Versioning: true}, BucketUsage: BucketUsage{1, 2, 3, 1 << 50}}
 	quota := Bucket{Name: "main", Realm: 1, Settings: record.Settings{QuotaBytes: 1 << 40, QuotaObjects: 300}}
-	member := record.Member{Name: "a", ID: n, Weight: 100, Labels: []string{"host=x", "zone=a"}}
+	lockable := Bucket{Name: "main", Realm: 1, Settings: record.Settings{Versioning: true, Lock: true, RetentionMode: record.Compliance, RetentionDays: 300}}
+	locked := Object{Version: id.Version{Seq: 7}, Lock: record.Lock{Mode: record.Governance, Until: 1890000000123456789, Hold: true}}
 	head := Head{Seq: 81, Pack: p, Epoch: 7, Attempt: 2, Time: 1790000000123456789, Logged: 1 << 40}
+	clock := head
+	clock.Clock = 1780000000123456789
+	member := record.Member{Name: "a", ID: n, Weight: 100, Labels: []string{"host=x", "zone=a"}}
 	snap := SnapshotRow{Number: 300, Seq: 307, Pack: p, Head: testPack(2), Pieces: 70000, Rows: 1 << 33, Bytes: 1 << 40, Sum: [32]byte{1, 2}, Logged: 1 << 39,
 		Root: record.PieceRef{Pack: testPack(3), K: 2, M: 1, Size: 1 << 20, Digests: [][16]byte{{1}, {2}, {3}}}}
 	set := nodeSet{version: 3, m: 2}
 	return []sample{
 		{"format", "format", k.table(nil, tableFormat), appendUints(nil, formatVersion)},
 		{"head", "head", k.table(nil, tableHead), head.append(nil)},
+		{"head", "head with a clock", k.table(nil, tableHead), clock.append(nil)},
 		{"totals", "totals", k.table(nil, tableTotals), (&Totals{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}).append(nil)},
 		{"nodes", "node set", k.nodes(nil, nodesHead), set.append(nil)},
 		{"member", "member", append(k.nodes(nil, nodesMember), "a"...), appendMember(nil, &member)},
@@ -101,9 +106,11 @@ func samples() []sample {
 		{"nothing", "gone node", append(k.nodes(nil, nodesGone), n[:]...), appendNothing(nil)},
 		{"bucket name", "bucket name", k.bucketName(nil, "main"), appendBucketID(nil, 300)},
 		{"bucket", "bucket", k.bucket(nil, 300), bucket.append(nil)},
+		{"bucket", "bucket with object lock", k.bucket(nil, 300), lockable.append(nil)},
 		{"bucket", "bucket with quotas", k.bucket(nil, 300), quota.append(nil)},
 		{"object", "current version", k.object(nil, 300, []byte("a\x00b/\xff")), long.append(nil)},
 		{"object", "older version", k.older(nil, 300, []byte("a\x00b/\xff"), id.Version{Seq: 9, Pos: 1}), (&Object{Version: id.Version{Seq: 9, Pos: 1}}).append(nil)},
+		{"object", "locked version", k.older(nil, 300, []byte("a\x00b/\xff"), id.Version{Seq: 7}), locked.append(nil)},
 		{"object", "delete marker", k.older(nil, 300, []byte("a\x00b/\xff"), id.Version{Seq: 8}), (&Object{Version: id.Version{Seq: 8}, Deleted: true, Time: 5}).append(nil)},
 		{"chunk", "chunk", k.chunk(nil, 1, &chunk), row.append(nil)},
 		{"children", "children", k.children(nil, 1, &chunk), appendChildren(nil, []id.Chunk{testChunk(2), testChunk(3)})},
@@ -232,6 +239,7 @@ func TestRowsRoundTrip(t *testing.T) {
 				o.Manifest.Roots = append(o.Manifest.Roots, manifest.Ref{Chunk: testChunk(num.Draw(t, "chunk")), Depth: uint8(rapid.IntRange(0, manifest.MaxDepth).Draw(t, "depth")), Len: num.Draw(t, "len")})
 			}
 			o.ETag = rapid.SliceOfN(rapid.Byte(), 1, 40).Draw(t, "etag")
+			o.Lock = record.Lock{Mode: text.Draw(t, "mode"), Until: int64(num.Draw(t, "until")), Hold: rapid.Bool().Draw(t, "hold")}
 			o.Attrs = record.Attrs{ContentType: text.Draw(t, "type"), CacheControl: text.Draw(t, "cache")}
 			for range rapid.IntRange(0, 3).Draw(t, "user") {
 				o.Attrs.User = append(o.Attrs.User, record.UserField{Name: text.Draw(t, "name"), Value: text.Draw(t, "value")})
@@ -248,7 +256,7 @@ func TestRowsRoundTrip(t *testing.T) {
 		if again, err := enc.Marshal(generic); err != nil || !bytes.Equal(again, v[1:]) {
 			t.Fatalf("%x is encoded as %x by another, %v", v[1:], again, err)
 		}
-		h := Head{Seq: num.Draw(t, "seq"), Epoch: num.Draw(t, "epoch"), Time: int64(num.Draw(t, "time"))}
+		h := Head{Seq: num.Draw(t, "seq"), Epoch: num.Draw(t, "epoch"), Time: int64(num.Draw(t, "time")), Clock: int64(num.Draw(t, "clock"))}
 		var h2 Head
 		if err := h2.parse(h.append(nil)); err != nil || h != h2 {
 			t.Fatalf("%+v reads back as %+v, %v", h, h2, err)

@@ -21,7 +21,8 @@ import (
 func seeded(t testing.TB) (*Index, *chain, *memkv.Engine) { return seededWith(t, nil) }
 
 // seededWaste is seeded, and something to collect: chunk 40 has no edge; 41 and the
-// list 31 are condemned; nothing lies in data pack 10.
+// list 31 are condemned; nothing lies in data pack 10. Version 2/4 of "held" in bucket 2
+// is held, and the clock stands at 7.
 func seededWaste(t testing.TB) (*Index, *chain, *memkv.Engine) {
 	return seededWith(t, func(b *builder) {
 		for _, n := range []uint64{40, 41, 42} {
@@ -31,6 +32,9 @@ func seededWaste(t testing.TB) (*Index, *chain, *memkv.Engine) {
 		b.apply(&record.List{In: 1, Chunk: testChunk(31), Children: []id.Chunk{testChunk(42)}})
 		b.apply(&record.Condemn{In: 1, Chunks: []id.Chunk{testChunk(41), testChunk(31)}, Time: 7})
 		b.apply(adoptOf(10))
+		b.put(2, "held")
+		b.apply(&record.LockSet{In: 1, Bucket: 2, Key: []byte("held"), Version: id.Version{Seq: 2, Pos: 4}, Lock: record.Lock{Hold: true}})
+		b.apply(&record.Clock{Time: 7})
 	})
 }
 
@@ -152,6 +156,11 @@ func TestMismatches(t *testing.T) {
 		f(m)
 		return m
 	}
+	lock := func(f func(*record.LockSet)) *record.LockSet {
+		l := &record.LockSet{In: 1, Bucket: 2, Key: []byte("held"), Version: v(2, 4), Old: record.Lock{Hold: true}, Lock: record.Lock{Mode: record.Compliance, Until: 9}}
+		f(l)
+		return l
+	}
 	place := testPlaces(6)[2]
 	moved := place
 	moved.Node = testNode(9)
@@ -212,6 +221,26 @@ func TestMismatches(t *testing.T) {
 		{"adopt, overlapping entries", adopt(func(a *record.Adopt) { a.Entries[1].Offset-- }), ErrRecord},
 		{"adopt, beyond the payload", adopt(func(a *record.Adopt) { a.Slice = 100 }), ErrRecord},
 
+		{"put, a lock", put(func(p *record.Put) { p.Lock = record.Lock{Mode: record.Governance, Until: 9, Hold: true} }), nil},
+		{"put, a mode for no time", put(func(p *record.Put) { p.Lock.Mode = record.Governance }), ErrRecord},
+		{"put, a time without a mode", put(func(p *record.Put) { p.Lock.Until = 9 }), ErrRecord},
+		{"put, another mode", put(func(p *record.Put) { p.Lock = record.Lock{Mode: "always", Until: 9} }), ErrRecord},
+		{"purge of what is held", &record.Purge{In: 1, Bucket: 2, Key: []byte("held"), Drops: []record.Dropped{{Version: v(2, 4)}}}, ErrDivergent},
+		{"lock", lock(func(*record.LockSet) {}), nil},
+		{"lock, none", lock(func(l *record.LockSet) { l.Lock = record.Lock{} }), nil},
+		{"lock of an older version", lock(func(l *record.LockSet) { l.Key, l.Version, l.Old = []byte("k"), v(1, 7), record.Lock{} }), nil},
+		{"lock, old", lock(func(l *record.LockSet) { l.Old.Hold = false }), ErrDivergent},
+		{"lock, version", lock(func(l *record.LockSet) { l.Version = v(2, 3) }), ErrDivergent},
+		{"lock, no version", lock(func(l *record.LockSet) { l.Version = v(0, 0) }), ErrDivergent},
+		{"lock, key", lock(func(l *record.LockSet) { l.Key = []byte("j") }), ErrDivergent},
+		{"lock, no key", lock(func(l *record.LockSet) { l.Key = nil }), ErrRecord},
+		{"lock, mode", lock(func(l *record.LockSet) { l.Lock.Mode = "" }), ErrRecord},
+		{"lock, realm", lock(func(l *record.LockSet) { l.In = 2 }), ErrRecord},
+		{"lock, bucket", lock(func(l *record.LockSet) { l.Bucket = 9 }), ErrDivergent},
+		{"clock", &record.Clock{Old: 7, Time: 8}, nil},
+		{"clock, old", &record.Clock{Old: 6, Time: 8}, ErrDivergent},
+		{"clock, back", &record.Clock{Old: 7, Time: 7}, ErrRecord},
+
 		{"bucket", &record.BucketCreate{In: 1, Bucket: 4, Name: "new"}, nil},
 		{"bucket, number", &record.BucketCreate{In: 1, Bucket: 5, Name: "new"}, ErrDivergent},
 		{"bucket, number of another", &record.BucketCreate{In: 1, Bucket: 1, Name: "new"}, ErrDivergent},
@@ -219,6 +248,9 @@ func TestMismatches(t *testing.T) {
 		{"bucket, no name", &record.BucketCreate{In: 1, Bucket: 4}, ErrRecord},
 		{"settings", &record.BucketSet{In: 1, Bucket: 2, Old: record.Settings{Versioning: true}}, nil},
 		{"settings, old", &record.BucketSet{In: 1, Bucket: 2, Old: record.Settings{Versioning: true, K: 1}}, ErrDivergent},
+		{"settings, a lock without versions", &record.BucketSet{In: 1, Bucket: 2, Old: record.Settings{Versioning: true}, Settings: record.Settings{Lock: true}}, ErrRecord},
+		{"settings, a time without a mode", &record.BucketSet{In: 1, Bucket: 2, Old: record.Settings{Versioning: true}, Settings: record.Settings{Versioning: true, Lock: true, RetentionDays: 1}}, ErrRecord},
+		{"settings, retention without a lock", &record.BucketSet{In: 1, Bucket: 2, Old: record.Settings{Versioning: true}, Settings: record.Settings{Versioning: true, RetentionMode: record.Governance, RetentionDays: 1}}, ErrRecord},
 		{"bucket gone", &record.BucketDelete{In: 1, Bucket: 3, Name: "empty"}, nil},
 		{"bucket gone, name", &record.BucketDelete{In: 1, Bucket: 3, Name: "kept"}, ErrDivergent},
 		{"bucket gone, not empty", &record.BucketDelete{In: 1, Bucket: 2, Name: "kept"}, ErrDivergent},

@@ -71,8 +71,10 @@ const (
 	KindMove         Kind = 17
 	KindDrop         Kind = 18
 	KindFound        Kind = 21
+	KindLockSet      Kind = 30
+	KindClock        Kind = 31
 
-	lastKind = KindFound
+	lastKind = KindClock
 )
 
 // Record is one of the pointer types below.
@@ -164,6 +166,26 @@ type UserField struct {
 	Name, Value string
 }
 
+// Modes of a [Lock].
+const (
+	Governance = "governance" // may be lifted by who says so
+	Compliance = "compliance" // may be extended only
+)
+
+// Lock keeps a version from being removed. The zero Lock does not.
+type Lock struct {
+	Mode  string `cbor:"1,keyasint,omitempty"` // [Governance] or [Compliance], with Until
+	Until int64  `cbor:"2,keyasint,omitempty"` // Unix time in nanoseconds
+	Hold  bool   `cbor:"3,keyasint,omitempty"` // until it is taken away
+}
+
+// Retained reports whether the version is to be kept for a time that was not over at that
+// time, in Unix nanoseconds.
+func (l Lock) Retained(at int64) bool { return l.Mode != "" && l.Until > at }
+
+// Held reports whether the version must not be removed at that time.
+func (l Lock) Held(at int64) bool { return l.Hold || l.Retained(at) }
+
 // Dropped names a version that a record removes, with the counts that its roots
 // had before.
 type Dropped struct {
@@ -185,6 +207,7 @@ type Put struct {
 	Before   []uint64          `cbor:"8,keyasint,omitempty"` // each root's count before, in order
 	Current  id.Version        `cbor:"9,keyasint"`           // the newest version before, zero when there was none
 	Drops    []Dropped         `cbor:"10,keyasint,omitempty"`
+	Lock     Lock              `cbor:"11,keyasint,omitempty"`
 }
 
 // Delete adds a delete marker above the object's versions; its version is the
@@ -216,6 +239,11 @@ type Settings struct {
 	// QuotaObjects the most objects that a plain listing may show.
 	QuotaBytes   uint64 `cbor:"5,keyasint,omitempty"`
 	QuotaObjects uint64 `cbor:"6,keyasint,omitempty"`
+	// Lock lets versions have locks. New ones are retained so many days, in that mode;
+	// without a mode they are not.
+	Lock          bool   `cbor:"7,keyasint,omitempty"`
+	RetentionMode string `cbor:"8,keyasint,omitempty"`
+	RetentionDays uint32 `cbor:"9,keyasint,omitempty"`
 }
 
 // BucketCreate makes a bucket.
@@ -394,6 +422,22 @@ type Found struct {
 	Offsets []uint32 `cbor:"2,keyasint"`
 }
 
+// LockSet replaces the lock of a version.
+type LockSet struct {
+	In      id.Realm   `cbor:"1,keyasint"`
+	Bucket  id.Bucket  `cbor:"2,keyasint"`
+	Key     []byte     `cbor:"3,keyasint"`
+	Version id.Version `cbor:"4,keyasint"`
+	Lock    Lock       `cbor:"5,keyasint"`
+	Old     Lock       `cbor:"6,keyasint"`
+}
+
+// Clock says what time it is for sure: what expires goes by it. It is no time of a write.
+type Clock struct {
+	Time int64 `cbor:"1,keyasint"` // Unix time in nanoseconds, above the one before
+	Old  int64 `cbor:"2,keyasint"` // 0: there was none
+}
+
 func (*Adopt) Kind() Kind        { return KindAdopt }
 func (*List) Kind() Kind         { return KindList }
 func (*Put) Kind() Kind          { return KindPut }
@@ -413,6 +457,8 @@ func (*Remove) Kind() Kind       { return KindRemove }
 func (*Move) Kind() Kind         { return KindMove }
 func (*Drop) Kind() Kind         { return KindDrop }
 func (*Found) Kind() Kind        { return KindFound }
+func (*LockSet) Kind() Kind      { return KindLockSet }
+func (*Clock) Kind() Kind        { return KindClock }
 
 func (r *Adopt) Realm() id.Realm        { return r.In }
 func (r *List) Realm() id.Realm         { return r.In }
@@ -433,6 +479,8 @@ func (r *Remove) Realm() id.Realm       { return r.In }
 func (r *Move) Realm() id.Realm         { return r.In }
 func (*Drop) Realm() id.Realm           { return 0 }
 func (*Found) Realm() id.Realm          { return 0 }
+func (r *LockSet) Realm() id.Realm      { return r.In }
+func (*Clock) Realm() id.Realm          { return 0 }
 
 // blank returns a new record of a kind, nil when there is none.
 func blank(k Kind) Record {
@@ -475,6 +523,10 @@ func blank(k Kind) Record {
 		return new(Drop)
 	case KindFound:
 		return new(Found)
+	case KindLockSet:
+		return new(LockSet)
+	case KindClock:
+		return new(Clock)
 	}
 	return nil
 }
@@ -534,11 +586,13 @@ func check(r Record) error {
 			return err
 		}
 	case *Put:
-		texts = r.Attrs.texts(texts)
+		texts = append(r.Attrs.texts(texts), r.Lock.Mode)
 	case *BucketCreate:
-		texts = append(texts, r.Name, r.Settings.Compression, r.Settings.Profile)
+		texts = append(r.Settings.texts(texts), r.Name)
 	case *BucketSet:
-		texts = append(texts, r.Settings.Compression, r.Settings.Profile, r.Old.Compression, r.Old.Profile)
+		texts = r.Old.texts(r.Settings.texts(texts))
+	case *LockSet:
+		texts = append(texts, r.Lock.Mode, r.Old.Mode)
 	case *BucketDelete:
 		texts = append(texts, r.Name)
 	case *Nodes:
@@ -567,6 +621,11 @@ func (e Entries) check(in id.Realm) error {
 		}
 	}
 	return nil
+}
+
+// texts appends all text in s to dst.
+func (s *Settings) texts(dst []string) []string {
+	return append(dst, s.Compression, s.Profile, s.RetentionMode)
 }
 
 // texts appends all text in a to dst.

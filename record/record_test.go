@@ -65,7 +65,12 @@ func entry(t *rapid.T, in id.Realm) (e pack.Entry) {
 
 func settings(t *rapid.T) Settings {
 	return Settings{K: u8.Draw(t, "k"), Compression: text.Draw(t, "compression"), Profile: text.Draw(t, "profile"), Versioning: rapid.Bool().Draw(t, "versioning"),
-		QuotaBytes: u64.Draw(t, "quota"), QuotaObjects: u64.Draw(t, "most objects")}
+		QuotaBytes: u64.Draw(t, "quota"), QuotaObjects: u64.Draw(t, "most objects"),
+		Lock: rapid.Bool().Draw(t, "lock"), RetentionMode: text.Draw(t, "mode"), RetentionDays: u32.Draw(t, "days")}
+}
+
+func lock(t *rapid.T) Lock {
+	return Lock{Mode: text.Draw(t, "mode"), Until: int64(u64.Draw(t, "until")), Hold: rapid.Bool().Draw(t, "hold")}
 }
 
 func drops(t *rapid.T) []Dropped {
@@ -88,7 +93,7 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 	},
 	KindPut: func(t *rapid.T, in id.Realm) Record {
 		p := &Put{In: in, Bucket: id.Bucket(u64.Draw(t, "bucket")), Key: blob.Draw(t, "key"), ETag: blob.Draw(t, "etag"), Time: int64(u64.Draw(t, "time")),
-			Before: counts(t), Current: version(t), Drops: drops(t)}
+			Before: counts(t), Current: version(t), Drops: drops(t), Lock: lock(t)}
 		p.Manifest.Size = u64.Draw(t, "size")
 		p.Manifest.Roots = list(t, "roots", func() manifest.Ref {
 			return manifest.Ref{Chunk: random[id.Chunk](t, "root"), Depth: u8.Draw(t, "depth"), Len: u64.Draw(t, "len")}
@@ -154,6 +159,12 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 	},
 	KindFound: func(t *rapid.T, _ id.Realm) Record {
 		return &Found{Pack: random[id.Pack](t, "pack"), Offsets: list(t, "offsets", func() uint32 { return u32.Draw(t, "offset") })}
+	},
+	KindLockSet: func(t *rapid.T, in id.Realm) Record {
+		return &LockSet{In: in, Bucket: id.Bucket(u64.Draw(t, "bucket")), Key: blob.Draw(t, "key"), Version: version(t), Lock: lock(t), Old: lock(t)}
+	},
+	KindClock: func(t *rapid.T, _ id.Realm) Record {
+		return &Clock{Time: int64(u64.Draw(t, "time")), Old: int64(u64.Draw(t, "old"))}
 	},
 	KindReshard: func(t *rapid.T, _ id.Realm) Record {
 		return &Reshard{Pack: random[id.Pack](t, "pack"), Index: u8.Draw(t, "index"), Old: place(t), New: place(t)}
@@ -281,6 +292,10 @@ func fixtures() []Record {
 			Sources: []id.Pack{{4}}, From: []uint32{1}},
 		&Drop{Packs: []id.Pack{{4}, {5}}},
 		&Found{Pack: id.Pack{1}, Offsets: []uint32{0, 70000}},
+		&BucketSet{In: 1, Bucket: 300, Settings: Settings{Versioning: true, Lock: true, RetentionMode: Governance, RetentionDays: 300}},
+		&Put{In: 1, Bucket: 300, Key: []byte("a"), Time: 1790000000123456789, Lock: Lock{Mode: Compliance, Until: 1890000000123456789, Hold: true}},
+		&LockSet{In: 1, Bucket: 300, Key: []byte("a"), Version: v, Lock: Lock{Mode: Governance, Until: 1890000000123456789}, Old: Lock{Hold: true}},
+		&Clock{Time: 1790000000123456789, Old: 1780000000123456789},
 	}
 }
 
