@@ -396,6 +396,7 @@ func (c *collection) dropped(row index.PackRow) {
 // purge removes what was deleted long enough ago in buckets without versioning.
 func (c *collection) purge(ctx context.Context) error {
 	s := c.s
+	sure := time.Unix(0, s.believed())
 	var buckets []index.Bucket
 	if err := s.view(func(r index.Reader) (err error) {
 		buckets, err = r.Buckets()
@@ -418,7 +419,7 @@ func (c *collection) purge(ctx context.Context) error {
 			}
 			var due []index.Item
 			for _, o := range page.Objects {
-				if o.Current && o.Deleted && (c.opt.Purge || old(o.Time, s.now(), s.cfg.KeepDeleted)) {
+				if o.Current && o.Deleted && (c.opt.Purge || old(o.Time, sure, s.cfg.KeepDeleted)) {
 					due = append(due, o)
 				}
 			}

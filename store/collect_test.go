@@ -165,14 +165,20 @@ func TestDeletedIsPurged(t *testing.T) {
 			}
 		}
 	}
-	now = now.Add(KeepDeleted - time.Minute)
+	now = now.AddDate(10, 0, 0)
+	if out := r.collect(false); out.Purged > 0 {
+		t.Errorf("after a leap of the clock: %+v", out)
+	}
+	now = now.AddDate(-10, 0, 0)
+	pass := func(d time.Duration) { now = now.Add(d); r.pass(d) }
+	pass(KeepDeleted - time.Minute)
 	if out := r.collect(false); out.Purged > 0 {
 		t.Errorf("too early: %+v", out)
 	}
 	if _, err := r.st.Undelete(ctx, "main", "b"); err != nil {
 		t.Fatal(err)
 	}
-	now = now.Add(2 * time.Minute)
+	pass(2 * time.Minute)
 	if out := r.collect(false); out.Purged != 1 {
 		t.Errorf("%+v, want 1 purged", out)
 	}

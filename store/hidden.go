@@ -109,13 +109,11 @@ func (s *Store) clearSoon() {
 	}
 }
 
-// clearLoop clears hidden buckets until ctx ends. What has expired is what two
-// passes an hour apart both find old: after a leap of the clock ahead nothing
-// goes at once, nor at a start.
+// clearLoop clears hidden buckets until ctx ends. What has expired goes by the time that
+// is sure to have passed.
 func (s *Store) clearLoop(ctx context.Context) {
 	t := time.NewTicker(clearEvery)
 	defer t.Stop()
-	var before time.Time
 	for {
 		if err := s.ClearUploads(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("uploads were not cleared, trying again later", "err", err)
@@ -125,20 +123,9 @@ func (s *Store) clearLoop(ctx context.Context) {
 			return
 		case <-s.wantClear:
 		case <-t.C:
-			now := s.now()
-			if !before.IsZero() {
-				s.expire(ctx, earlier(before, now))
-			}
-			before = now
+			s.expire(ctx, time.Unix(0, s.believed()))
 		}
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 // expire drops what was old at that time.

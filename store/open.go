@@ -72,6 +72,7 @@ type Store struct {
 	mismatches atomic.Int64 // what a rebuild found otherwise than the log names it
 	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
+	sure       sureClock
 	transfers  transfers
 	suspects   suspects
 	collector  collector
@@ -678,6 +679,11 @@ func (s *Store) writeBegin(ctx context.Context, set, also *memberSet, tail *foun
 			return fmt.Errorf("apply the first log pack of this start: %w", err)
 		}
 		s.remember(l.pack, at)
+		applied, err := s.index.Head()
+		if err != nil {
+			return err
+		}
+		s.sure.start(applied.Clock, s.now(), time.Now())
 		s.writer = &writer{s: s, head: head{seq: l.seq, pack: l.pack, time: l.time, places: at, snapshot: l.snapshot}, wake: make(chan struct{}, 1), idle: make(chan struct{})}
 		break
 	}

@@ -191,3 +191,10 @@ func (k *keeper) tell(now time.Time, up time.Duration, light, deep schedule.Past
 		k.missed[i] = a.Overdue
 	}
 }
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -71,6 +71,7 @@ type decision struct {
 	round   *index.Round
 	seq     uint64 // of the log pack being made
 	time    int64  // of the log, in Unix nanoseconds
+	sure    int64  // the time that expiry goes by, likewise
 	records []record.Record
 	encoded [][]byte // each record, as it goes into the log pack
 	bytes   int      // of them all
@@ -496,7 +497,7 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 		return nil, nil, err
 	}
 	defer round.Discard()
-	d := &decision{s: s, round: round, seq: w.head.seq + 1, time: now, payload: w.payload[:0], tried: *tried}
+	d := &decision{s: s, round: round, seq: w.head.seq + 1, time: now, sure: s.believed(), payload: w.payload[:0], tried: *tried}
 	change := false
 	for i, sub := range subs {
 		if i > 0 && (sub.alone || change || d.full()) {
@@ -565,6 +566,11 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 			}
 		}
 		return rest, outcome, nil
+	}
+	if also == nil {
+		if err := d.sayClock(); err != nil {
+			return nil, nil, err
+		}
 	}
 	link := &linkPlan{seq: w.head.seq + 1, prev: w.head.pack, prevPlaces: w.head.places, pack: packID, time: now,
 		entries: d.entries, records: d.records, encoded: d.encoded, payload: d.payload, set: set, also: also, why: why, snapshot: w.head.snapshot}
