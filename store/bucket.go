@@ -26,7 +26,17 @@ func checkSettings(b record.Settings) error {
 	if b.K > 16 {
 		return fmt.Errorf("%w: k = %d data shards; at most 16", ErrInvalid, b.K)
 	}
-	return nil
+	switch {
+	case b.Lock && !b.Versioning:
+		return fmt.Errorf("%w: a bucket with object lock keeps versions", ErrInvalid)
+	case b.RetentionMode == "" && b.RetentionDays == 0:
+		return nil
+	case !b.Lock:
+		return fmt.Errorf("%w: versions are retained only in a bucket with object lock", ErrInvalid)
+	case b.RetentionDays == 0 || time.Duration(b.RetentionDays) > maxRetention/(24*time.Hour):
+		return fmt.Errorf("%w: versions are retained for 1 to %d days, not %d", ErrInvalid, maxRetention/(24*time.Hour), b.RetentionDays)
+	}
+	return checkMode(b.RetentionMode)
 }
 
 func exposeBucket(b index.Bucket) Bucket {
@@ -66,7 +76,8 @@ func (s *Store) createBucket(ctx context.Context, name string, set record.Settin
 	return made, err
 }
 
-// SetBucket replaces a bucket's settings. What is stored already stays as it is.
+// SetBucket replaces a bucket's settings. What is stored already stays as it is. Object lock
+// is not taken away again ([ErrLocked]).
 func (s *Store) SetBucket(ctx context.Context, name string, set record.Settings) error {
 	if err := checkSettings(set); err != nil {
 		return err
@@ -81,6 +92,9 @@ func (s *Store) SetBucket(ctx context.Context, name string, set record.Settings)
 		if err != nil {
 			return nil, err
 		}
+		if b.Settings.Lock && !set.Lock {
+			return nil, fmt.Errorf("bucket %s: %w: it has object lock for good", name, ErrLocked)
+		}
 		return func() error {
 			return d.emit(&record.BucketSet{In: b.Realm, Bucket: b.ID, Settings: set, Old: b.Settings})
 		}, nil
@@ -88,7 +102,7 @@ func (s *Store) SetBucket(ctx context.Context, name string, set record.Settings)
 }
 
 // DeleteBucket removes a bucket that has no objects. Delete markers and what
-// lies under them go with it.
+// lies under them go with it, unless it has object lock: then versions are purged one by one.
 func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 	leave, err := s.enter()
 	if err != nil {
@@ -105,6 +119,9 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 			}
 			if b.Objects > 0 {
 				return nil, fmt.Errorf("bucket %s holds %d objects: %w", name, b.Objects, ErrBucketNotEmpty)
+			}
+			if b.Settings.Lock && b.Versions > 0 {
+				return nil, fmt.Errorf("bucket %s has object lock and holds %d versions: %w", name, b.Versions, ErrBucketNotEmpty)
 			}
 			// Markers and the versions under them are purged first, a bounded number
 			// at a time; the bucket goes with the last.

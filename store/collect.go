@@ -480,6 +480,9 @@ func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []in
 			}
 			rec := &record.Purge{In: b.Realm, Bucket: b.ID, Key: []byte(m.Key)}
 			for _, v := range versions {
+				if err := d.unlocked(&v, false); err != nil { // without versioning there is no lock
+					return nil, &fatalError{fmt.Errorf("it was to be purged: %w", err)}
+				}
 				rec.Drops = append(rec.Drops, record.Dropped{Version: v.Version})
 			}
 			recs = append(recs, rec)

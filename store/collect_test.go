@@ -49,7 +49,7 @@ func (r *rig) forget(key string) {
 	o, err := r.st.Get(context.Background(), "main", key, GetOptions{})
 	if err == nil {
 		o.Body(0, 0).Close()
-		err = r.st.DeleteVersion(context.Background(), "main", key, o.Object.Version)
+		err = r.st.DeleteVersion(context.Background(), "main", key, o.Object.Version, false)
 	}
 	if err != nil {
 		r.t.Fatalf("forget %s: %v", key, err)

@@ -224,7 +224,7 @@ func (d *decision) sound(realm id.Realm, chunks []id.Chunk) error {
 // emitPut completes a put with what the round is at, and emits it. old is the
 // newest version under its key, zero when there is none.
 func (d *decision) emitPut(rec *record.Put, s record.Settings, old *index.Object, roots []id.Chunk) (err error) {
-	rec.Time, rec.Current = d.time, old.Version
+	rec.Time, rec.Current, rec.Lock = d.time, old.Version, d.newLock(s)
 	if rec.Before, err = d.counts(rec.In, roots); err != nil {
 		return err
 	}
@@ -244,5 +244,5 @@ func (d *decision) last() id.Version {
 // madeBy is what a put has made; live is what it replaced, or nil.
 func madeBy(rec *record.Put, name Name, v id.Version, live *index.Object) Object {
 	return Object{Bucket: name.Bucket, Key: name.Key, Version: v, Size: rec.Manifest.Size, ETag: hex.EncodeToString(rec.ETag),
-		Modified: time.Unix(0, rec.Time), Attrs: rec.Attrs, Current: true, Replaced: live != nil}
+		Modified: time.Unix(0, rec.Time), Attrs: rec.Attrs, Lock: exposeLock(rec.Lock), Current: true, Replaced: live != nil}
 }

@@ -76,7 +76,7 @@ func TestCopiesTakeNoRoom(t *testing.T) {
 			t.Fatalf("%s after it was renamed: %+v, %v", key, vs.Objects, err)
 		}
 		for _, v := range vs.Objects {
-			if err := r.st.DeleteVersion(ctx, "main", key, v.Version); err != nil {
+			if err := r.st.DeleteVersion(ctx, "main", key, v.Version, false); err != nil {
 				t.Error(err)
 			}
 		}
@@ -305,7 +305,7 @@ func TestCopiesAndAMap(t *testing.T) {
 			case 5:
 				if vs := model[n]; len(vs) > 0 {
 					i := rapid.IntRange(0, len(vs)-1).Draw(rt, "which")
-					if err := r.st.DeleteVersion(ctx, n.Bucket, n.Key, vs[i].id); err != nil {
+					if err := r.st.DeleteVersion(ctx, n.Bucket, n.Key, vs[i].id, false); err != nil {
 						rt.Fatalf("remove a version of %v: %v", n, err)
 					}
 					model[n] = slices.Delete(slices.Clone(vs), i, i+1)

@@ -351,7 +351,7 @@ func (d *decision) drops(b id.Bucket, realm id.Realm, key string, gained []id.Ch
 
 // dropped removes versions of one key, in this order: with the counts their roots
 // will have once the edges to gained have been added and those of the versions
-// before are gone.
+// before are gone. That none is locked was decided before: one that is stops the store.
 func (d *decision) dropped(realm id.Realm, versions []index.Object, gained []id.Chunk) ([]record.Dropped, error) {
 	delta := map[id.Chunk]uint64{}
 	for _, c := range gained {
@@ -359,6 +359,9 @@ func (d *decision) dropped(realm id.Realm, versions []index.Object, gained []id.
 	}
 	var out []record.Dropped
 	for _, o := range versions {
+		if err := d.unlocked(&o, false); err != nil {
+			return nil, &fatalError{fmt.Errorf("it was to be removed: %w", err)}
+		}
 		drop := record.Dropped{Version: o.Version}
 		for _, ref := range o.Manifest.Roots {
 			row, err := d.round.Chunk(realm, ref.Chunk)
@@ -416,13 +419,14 @@ func (s *Store) Delete(ctx context.Context, bucket, key string, cond Conditions)
 	return made, nil
 }
 
-// DeleteVersion removes one version, or one delete marker, for good.
-func (s *Store) DeleteVersion(ctx context.Context, bucket, key string, v id.Version) error {
+// DeleteVersion removes one version, or one delete marker, for good. A version that is
+// locked is [ErrLocked]; bypass passes over a retention in governance mode.
+func (s *Store) DeleteVersion(ctx context.Context, bucket, key string, v id.Version, bypass bool) error {
 	if v.IsZero() {
 		return fmt.Errorf("%w: no version is named", ErrInvalid) // the index would take it for the newest
 	}
 	var gone Object
-	return s.purge(ctx, bucket, key, &gone, func(r index.Reader, b index.Bucket) (index.Object, error) {
+	return s.purge(ctx, bucket, key, bypass, &gone, func(r index.Reader, b index.Bucket) (index.Object, error) {
 		o, err := r.Object(b.ID, []byte(key), v)
 		if err != nil {
 			return o, fmt.Errorf("version %v of %.80q in bucket %s: %w", v, key, bucket, translate(err, ErrNoVersion))
@@ -435,7 +439,7 @@ func (s *Store) DeleteVersion(ctx context.Context, bucket, key string, v id.Vers
 // that is current then.
 func (s *Store) Undelete(ctx context.Context, bucket, key string) (Object, error) {
 	var back Object
-	err := s.purge(ctx, bucket, key, &back, func(r index.Reader, b index.Bucket) (index.Object, error) {
+	err := s.purge(ctx, bucket, key, false, &back, func(r index.Reader, b index.Bucket) (index.Object, error) {
 		vs, err := r.Versions(b.ID, []byte(key), 2)
 		if err != nil {
 			return index.Object{}, translate(err, ErrNoObject)
@@ -460,7 +464,7 @@ func (s *Store) Undelete(ctx context.Context, bucket, key string) (Object, error
 
 // purge removes the version that choose names. made is the outcome, which choose may
 // set; it is what the first such request came to, if this one was made before.
-func (s *Store) purge(ctx context.Context, bucket, key string, made *Object, choose func(index.Reader, index.Bucket) (index.Object, error)) error {
+func (s *Store) purge(ctx context.Context, bucket, key string, bypass bool, made *Object, choose func(index.Reader, index.Bucket) (index.Object, error)) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -484,10 +488,13 @@ func (s *Store) purge(ctx context.Context, bucket, key string, made *Object, cho
 		if err != nil {
 			return nil, err
 		}
-		if err := withinBack(d.round, &b, key, o.Version); err != nil {
+		if err := cmp.Or(d.unlocked(&o, bypass), withinBack(d.round, &b, key, o.Version)); err != nil {
 			return nil, err
 		}
 		return func() error {
+			if err := d.lift(&b, key, &o); err != nil {
+				return err
+			}
 			drops, err := d.dropped(b.Realm, []index.Object{o}, nil)
 			if err != nil {
 				return err
@@ -571,7 +578,7 @@ func (s *Store) lookup(ctx context.Context, name Name, v id.Version) (b index.Bu
 
 func objectOf(bucket, key string, o index.Object) Object {
 	return Object{Bucket: bucket, Key: key, Version: o.Version, Size: o.Manifest.Size, ETag: hex.EncodeToString(o.ETag),
-		Modified: time.Unix(0, o.Time), Attrs: o.Attrs, Deleted: o.Deleted, Current: o.Current}
+		Modified: time.Unix(0, o.Time), Attrs: o.Attrs, Lock: exposeLock(o.Lock), Deleted: o.Deleted, Current: o.Current}
 }
 
 // List returns one page of a bucket's objects, in the byte order of their keys.

@@ -78,7 +78,7 @@ func (s *Store) onceOf(ctx context.Context, name Name) (e *onceEntry, o Object, 
 		if err == nil {
 			var row index.Object
 			if row, err = r.Object(b.ID, []byte(name.Key), o.Version); err == nil {
-				o.Attrs = row.Attrs
+				o.Attrs, o.Lock = row.Attrs, exposeLock(row.Lock)
 			} else if errors.Is(err, index.ErrNotFound) {
 				err = nil
 			}

@@ -56,7 +56,7 @@ func TestOnce(t *testing.T) {
 			if err != nil {
 				return Object{}, err
 			}
-			return Object{}, r.st.DeleteVersion(ctx, "main", "moved", o.Object.Version)
+			return Object{}, r.st.DeleteVersion(ctx, "main", "moved", o.Object.Version, false)
 		}, func(ctx context.Context) error {
 			_, err := r.st.Put(ctx, "main", "moved", strings.NewReader("another"), PutOptions{Size: -1})
 			return err

@@ -73,7 +73,7 @@ func TestQuotas(t *testing.T) {
 	is("second", put("kept", "a", 41), ErrQuota)
 	is("second, smaller", put("kept", "a", 40), nil)
 	is("third", put("kept", "a", 1), ErrQuota)
-	is("purge", r.st.DeleteVersion(ctx, "kept", "a", first.Version), nil)
+	is("purge", r.st.DeleteVersion(ctx, "kept", "a", first.Version, false), nil)
 	is("after the purge", put("kept", "a", 60), nil)
 
 	// Of objects those count that are listed.
@@ -92,7 +92,7 @@ func TestQuotas(t *testing.T) {
 	if err != nil || len(page.Objects) != 2 || !page.Objects[0].Deleted {
 		t.Fatalf("versions of a: %+v, %v", page.Objects, err)
 	}
-	is("purge of the marker", r.st.DeleteVersion(ctx, "few", "a", page.Objects[0].Version), ErrQuota)
+	is("purge of the marker", r.st.DeleteVersion(ctx, "few", "a", page.Objects[0].Version, false), ErrQuota)
 	_, err = r.st.Delete(ctx, "few", "c", Conditions{})
 	is("delete", err, nil)
 	_, err = r.st.Undelete(ctx, "few", "a")

@@ -323,7 +323,7 @@ func TestDeduplication(t *testing.T) {
 func TestDeleteOfNoVersionDeletesNone(t *testing.T) {
 	r := newRig(t)
 	r.put("a", []byte("a"))
-	if err := r.st.DeleteVersion(context.Background(), "main", "a", id.Version{}); !errors.Is(err, ErrInvalid) {
+	if err := r.st.DeleteVersion(context.Background(), "main", "a", id.Version{}, false); !errors.Is(err, ErrInvalid) {
 		t.Errorf("delete of the zero version: %v, want ErrInvalid", err)
 	}
 	r.mustRead("a", []byte("a"))

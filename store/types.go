@@ -28,6 +28,7 @@ type Object struct {
 	ETag     string // without quotes; strong: equal only for equal bytes
 	Modified time.Time
 	Attrs    record.Attrs
+	Lock     Lock // of the version
 	// Deleted marks a delete marker: there are no bytes.
 	Deleted bool
 	// Current: it is the newest version.

@@ -226,7 +226,7 @@ func TestShares(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.Body(0, 0).Close()
-		if err := r.st.DeleteVersion(ctx, "other", key, o.Object.Version); err != nil {
+		if err := r.st.DeleteVersion(ctx, "other", key, o.Object.Version, false); err != nil {
 			t.Fatal(err)
 		}
 	}

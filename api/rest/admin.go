@@ -31,6 +31,10 @@ type settingsJSON struct {
 	// 0: no quota.
 	QuotaBytes   uint64 `json:"quota_bytes"`
 	QuotaObjects uint64 `json:"quota_objects"`
+	Lock         bool   `json:"object_lock"`
+	// New versions are retained so many days; no mode: they are not.
+	RetentionMode string `json:"retention_mode"`
+	RetentionDays uint32 `json:"retention_days"`
 }
 
 type bucketJSON struct {
@@ -47,7 +51,8 @@ func bucketToJSON(b store.Bucket) bucketJSON {
 }
 
 func settingsToJSON(s record.Settings) settingsJSON {
-	return settingsJSON{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects}
+	return settingsJSON{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects,
+		Lock: s.Lock, RetentionMode: s.RetentionMode, RetentionDays: s.RetentionDays}
 }
 
 // readJSON reads a bounded body with no unknown fields. An empty one leaves v.
@@ -75,7 +80,8 @@ func readJSON(c echo.Context, v any) error {
 }
 
 func (s settingsJSON) record() record.Settings {
-	return record.Settings{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects}
+	return record.Settings{K: s.K, Compression: s.Compression, Profile: s.Profile, Versioning: s.Versioning, QuotaBytes: s.QuotaBytes, QuotaObjects: s.QuotaObjects,
+		Lock: s.Lock, RetentionMode: s.RetentionMode, RetentionDays: s.RetentionDays}
 }
 
 func (f *face) listBuckets(c echo.Context) (any, error) {

@@ -363,7 +363,37 @@ func (f *fakeStore) Placement(_ context.Context, bucket, key string, o store.Pla
 	return out, nil
 }
 
-func (f *fakeStore) DeleteVersion(_ context.Context, bucket, key string, v id.Version) error {
+// Lock knows nothing of time: what has a retention is retained.
+func (f *fakeStore) Lock(_ context.Context, bucket, key string, opt store.LockOptions) (store.Object, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("lock", bucket, key); err != nil {
+		return store.Object{}, err
+	}
+	b, err := f.find(bucket)
+	if err != nil {
+		return store.Object{}, err
+	}
+	if opt.Retention == nil && opt.Hold == nil || !b.bucket.Settings.Lock {
+		return store.Object{}, store.ErrInvalid
+	}
+	for i := range b.objects[key] {
+		if v := &b.objects[key][i]; !v.Deleted && (opt.Version.IsZero() || v.Version == opt.Version) {
+			if v.Lock.Retention.Mode != "" && opt.Retention != nil && !opt.Bypass {
+				return store.Object{}, store.ErrLocked
+			}
+			if opt.Retention != nil {
+				v.Lock.Retention = *opt.Retention
+			}
+			if opt.Hold != nil {
+				v.Lock.Hold = *opt.Hold
+			}
+			return v.Object, nil
+		}
+	}
+	return store.Object{}, store.ErrNoObject
+}
+
+func (f *fakeStore) DeleteVersion(_ context.Context, bucket, key string, v id.Version, bypass bool) error {
 	defer f.mu.Unlock()
 	if err := f.enter("deleteVersion", bucket, key); err != nil {
 		return err
@@ -371,6 +401,11 @@ func (f *fakeStore) DeleteVersion(_ context.Context, bucket, key string, v id.Ve
 	b, err := f.find(bucket)
 	if err != nil {
 		return err
+	}
+	for _, o := range b.objects[key] {
+		if o.Version == v && (o.Lock.Hold || o.Lock.Retention.Mode != "" && !bypass) {
+			return store.ErrLocked
+		}
 	}
 	kept := slices.DeleteFunc(slices.Clone(b.objects[key]), func(o fakeVersion) bool { return o.Version == v })
 	if len(kept) == len(b.objects[key]) {

@@ -42,6 +42,7 @@ func identify(h http.Header, o store.Object) {
 // describe sets the headers of an object.
 func describe(h http.Header, o store.Object) {
 	identify(h, o)
+	setLock(h, o.Lock)
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
 	contentType := o.Attrs.ContentType
@@ -86,13 +87,15 @@ type objectJSON struct {
 	Modified    time.Time         `json:"modified"`
 	ContentType string            `json:"content_type,omitempty"`
 	Meta        map[string]string `json:"meta,omitempty"`
+	Retention   *retentionJSON    `json:"retention,omitempty"`
+	Hold        bool              `json:"legal_hold,omitempty"`
 	Deleted     bool              `json:"deleted,omitempty"`
 	Current     bool              `json:"current"`
 }
 
 func toJSON(o store.Object) objectJSON {
 	j := objectJSON{Bucket: o.Bucket, Key: o.Key, Version: o.Version.String(), Size: o.Size, ETag: o.ETag, Modified: o.Modified.UTC(),
-		ContentType: o.Attrs.ContentType, Deleted: o.Deleted, Current: o.Current}
+		ContentType: o.Attrs.ContentType, Retention: retentionToJSON(o.Lock.Retention), Hold: o.Lock.Hold, Deleted: o.Deleted, Current: o.Current}
 	for _, u := range o.Attrs.User {
 		if j.Meta == nil {
 			j.Meta = map[string]string{}
@@ -322,11 +325,18 @@ func (f *face) deleteObject(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	over, err := bypass(c)
+	if err != nil {
+		return err
+	}
+	if over && v.IsZero() {
+		return problem(http.StatusBadRequest, "invalid-parameter", "bypass_governance goes with a version", "a delete without one removes nothing, and needs no bypass")
+	}
 	if !v.IsZero() {
 		if conditional(c.Request().Header) {
 			return problem(http.StatusBadRequest, "invalid-header", "a version never changes: it is removed without conditions", "")
 		}
-		if err := f.store.DeleteVersion(ctx, bucket, key, v); err != nil {
+		if err := f.store.DeleteVersion(ctx, bucket, key, v, over); err != nil {
 			return err
 		}
 		return c.NoContent(http.StatusNoContent)

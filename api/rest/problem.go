@@ -63,6 +63,7 @@ var problems = []struct {
 	{store.ErrRange, http.StatusRequestedRangeNotSatisfiable, "range-not-satisfiable", ""},
 	{store.ErrShortBody, http.StatusBadRequest, "incomplete-body", "nothing was stored; send the whole body again"},
 	{store.ErrInvalid, http.StatusBadRequest, "invalid-request", ""},
+	{store.ErrLocked, http.StatusForbidden, "object-locked", "a hold is taken away, and a retention in governance mode bypassed, by who says so; one in compliance mode ends by itself"},
 	{store.ErrQuota, http.StatusInsufficientStorage, "quota-exceeded", "nothing was stored; raise the bucket's quota, or remove versions of its objects: deleted objects and older versions count until they are purged"},
 	{store.ErrFull, http.StatusInsufficientStorage, "full", "nothing was stored; make room where the detail says; reads go on, and so do deletes while a percent of the disk is free"},
 	{store.ErrRetry, http.StatusServiceUnavailable, "try-again", "nothing was stored; send it again"},

@@ -59,7 +59,8 @@ type Store interface {
 	Put(ctx context.Context, bucket, key string, r io.Reader, o store.PutOptions) (store.Object, error)
 	Get(ctx context.Context, bucket, key string, o store.GetOptions) (*store.Reading, error)
 	Delete(ctx context.Context, bucket, key string, c store.Conditions) (store.Object, error)
-	DeleteVersion(ctx context.Context, bucket, key string, v id.Version) error
+	DeleteVersion(ctx context.Context, bucket, key string, v id.Version, bypass bool) error
+	Lock(ctx context.Context, bucket, key string, o store.LockOptions) (store.Object, error)
 	Undelete(ctx context.Context, bucket, key string) (store.Object, error)
 	Copy(ctx context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error)
 	Rename(ctx context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error)
@@ -218,9 +219,10 @@ func (f *face) routes() []route {
 			params: []string{"prefix", "delimiter", "start_after", "cursor", "limit", "versions"}},
 		{method: http.MethodGet, path: object, handle: f.getObject, params: []string{"version"}},
 		{method: http.MethodPut, path: object, handle: f.putObject},
-		{method: http.MethodDelete, path: object, handle: f.deleteObject, params: []string{"version"}},
+		{method: http.MethodDelete, path: object, handle: f.deleteObject, params: []string{"version", "bypass_governance"}},
 		{method: http.MethodPost, path: object, handle: f.postObject, params: []string{"undelete", "copy_from", "rename_from", "version", "attributes"}},
 		{method: http.MethodGet, path: "/v1/buckets/:bucket/placement/*", handle: f.held(f.placement), params: []string{"version", "from", "limit"}},
+		{method: http.MethodPatch, path: "/v1/buckets/:bucket/lock/*", handle: f.patchLock, params: []string{"version", "bypass_governance"}},
 		{method: http.MethodGet, path: uploadsPath, handle: f.held(f.listUploads), params: []string{"cursor", "limit"}},
 		{method: http.MethodOptions, path: uploadsPath, handle: f.uploadOptions},
 		{method: http.MethodPost, path: uploadsPath, handle: f.tus(f.beginUpload)},

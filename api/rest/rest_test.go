@@ -175,7 +175,7 @@ func TestEveryRoute(t *testing.T) {
 	if got, want := r.store.buckets["photos"].bucket.Settings, (record.Settings{K: 3, Compression: "off", Versioning: true}); got != want {
 		t.Errorf("settings stored %+v, want %+v", got, want)
 	}
-	if a := r.want(200, "", "PATCH", "/v1/buckets/photos", `{"quota_bytes":5000000000000,"quota_objects":9}`); !strings.Contains(a.body, `"versioning":true,"quota_bytes":5000000000000,"quota_objects":9`) {
+	if a := r.want(200, "", "PATCH", "/v1/buckets/photos", `{"quota_bytes":5000000000000,"quota_objects":9}`); !strings.Contains(a.body, `"versioning":true,"quota_bytes":5000000000000,"quota_objects":9,"object_lock":false`) {
 		t.Errorf("a bucket with quotas is shown as %s", a.body)
 	}
 	if got, want := r.store.buckets["photos"].bucket.Settings, (record.Settings{K: 3, Compression: "off", Versioning: true, QuotaBytes: 5e12, QuotaObjects: 9}); got != want {
@@ -894,7 +894,7 @@ func TestEverySentinelHasAnAnswer(t *testing.T) {
 
 func TestErrorsOfTheStore(t *testing.T) {
 	want := map[error]int{store.ErrNoBucket: 404, store.ErrNoVersion: 404, store.ErrNoObject: 404, store.ErrBucketExists: 409, store.ErrBucketNotEmpty: 409, store.ErrPrecondition: 412,
-		store.ErrTooLarge: 413, store.ErrRange: 416, store.ErrShortBody: 400, store.ErrInvalid: 400, store.ErrFull: 507, store.ErrQuota: 507, store.ErrUnknown: 503, store.ErrRetry: 503, store.ErrBusy: 503,
+		store.ErrTooLarge: 413, store.ErrRange: 416, store.ErrShortBody: 400, store.ErrInvalid: 400, store.ErrFull: 507, store.ErrQuota: 507, store.ErrLocked: 403, store.ErrUnknown: 503, store.ErrRetry: 503, store.ErrBusy: 503,
 		store.ErrSuperseded: 503, store.ErrUnavailable: 503, store.ErrClosed: 503, store.ErrDamaged: 500, store.ErrNoUpload: 404, store.ErrOffset: 409, store.ErrInUse: 423, store.ErrTooManyParts: 413, store.ErrOnceOther: 422, store.ErrOnceRunning: 409,
 		store.ErrNoJob: 404, store.ErrNoShares: 404, store.ErrJobRunning: 409, store.ErrJobOver: 409, errFake: 500, context.DeadlineExceeded: 503, context.Canceled: 499}
 	for _, p := range problems {

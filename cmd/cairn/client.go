@@ -197,12 +197,15 @@ func bucketPath(bucket string) string { return "/v1/buckets/" + escape(bucket) }
 
 // objectPath is an object's escaped path: its elements are escaped one by one, so
 // that a key travels as it is, slashes kept.
-func objectPath(bucket, key string) string {
+func objectPath(bucket, key string) string { return keyPath(bucket, "objects", key) }
+
+// keyPath is the escaped path of what is about an object.
+func keyPath(bucket, what, key string) string {
 	parts := strings.Split(key, "/")
 	for i, part := range parts {
 		parts[i] = escape(part)
 	}
-	return bucketPath(bucket) + "/objects/" + strings.Join(parts, "/")
+	return bucketPath(bucket) + "/" + what + "/" + strings.Join(parts, "/")
 }
 
 // expectFrom is the size from which a body is sent only when the server has said

@@ -36,6 +36,8 @@ type (
 		Modified    time.Time         `json:"modified"`
 		ContentType string            `json:"content_type,omitempty"`
 		Meta        map[string]string `json:"meta,omitempty"`
+		Retention   *retentionInfo    `json:"retention,omitempty"`
+		Hold        bool              `json:"legal_hold,omitempty"`
 		Deleted     bool              `json:"deleted,omitempty"`
 		Current     bool              `json:"current"`
 	}
@@ -52,6 +54,10 @@ type (
 		Versioning   *bool   `json:"versioning,omitempty"`
 		QuotaBytes   *uint64 `json:"quota_bytes,omitempty"`
 		QuotaObjects *uint64 `json:"quota_objects,omitempty"`
+		ObjectLock   *bool   `json:"object_lock,omitempty"`
+		// The empty mode takes a default retention away.
+		RetentionMode *string `json:"retention_mode,omitempty"`
+		RetentionDays *uint32 `json:"retention_days,omitempty"`
 	}
 	bucketInfo struct {
 		Name     string         `json:"name"`
@@ -71,6 +77,8 @@ func newBucket() *cobra.Command {
 		cmd.Flags().Bool("versioning", false, "keep every version of an object; without it an overwrite is final")
 		cmd.Flags().String("quota", "", "most bytes that all versions may have together, as 10GB or 10GiB; 0: no quota")
 		cmd.Flags().Uint64("max-objects", 0, "most objects that may be in it; 0: no quota")
+		cmd.Flags().Bool("object-lock", false, "let versions be retained and held, see \"cairn lock\"; needs --versioning, and is for good")
+		cmd.Flags().String("retention", "", "with object lock, retain new versions so: MODE:DAYS, as governance:30 or compliance:365, or none")
 		return clientFlags(cmd)
 	}
 	read := func(cmd *cobra.Command) (bucketSettings, error) {
@@ -93,6 +101,22 @@ func newBucket() *cobra.Command {
 		if cmd.Flags().Changed("max-objects") {
 			n, _ := cmd.Flags().GetUint64("max-objects")
 			s.QuotaObjects = &n
+		}
+		if cmd.Flags().Changed("object-lock") {
+			v, _ := cmd.Flags().GetBool("object-lock")
+			s.ObjectLock = &v
+		}
+		if cmd.Flags().Changed("retention") {
+			text, _ := cmd.Flags().GetString("retention")
+			mode, number, ok := strings.Cut(text, ":")
+			days, err := strconv.ParseUint(number, 10, 32)
+			if text == "none" {
+				mode, days = "", 0
+			} else if !ok || err != nil {
+				return s, &exitError{exitUsage, fmt.Errorf("--retention %q is not MODE:DAYS, such as governance:30, nor none", text)}
+			}
+			n := uint32(days)
+			s.RetentionMode, s.RetentionDays = &mode, &n
 		}
 		return s, nil
 	}
@@ -123,8 +147,8 @@ func newBucket() *cobra.Command {
 	}), settings(&cobra.Command{
 		Use: "set NAME", Short: "Change a bucket's settings", Args: cobra.ExactArgs(1), Example: "  cairn bucket set photos --versioning=false\n  cairn bucket set photos --quota 10GB",
 		RunE: do(func(cmd *cobra.Command, args []string) error {
-			if !slices.ContainsFunc([]string{"k", "compression", "profile", "versioning", "quota", "max-objects"}, cmd.Flags().Changed) {
-				return &exitError{exitUsage, errors.New("name a setting to change: --versioning, --quota, --max-objects, --k, --compression or --profile")}
+			if !slices.ContainsFunc([]string{"k", "compression", "profile", "versioning", "quota", "max-objects", "object-lock", "retention"}, cmd.Flags().Changed) {
+				return &exitError{exitUsage, errors.New("name a setting to change: --versioning, --quota, --max-objects, --object-lock, --retention, --k, --compression or --profile")}
 			}
 			return change(cmd, http.MethodPatch, args[0], "changed")
 		}),
@@ -575,6 +599,14 @@ same bytes in this store, and nothing that another program could compute. Exit c
 			modified, _ := http.ParseTime(resp.Header.Get("Last-Modified"))
 			o := objectInfo{Bucket: bucket, Key: key, Version: resp.Header.Get("Cairn-Version"), Size: uint64(max(resp.ContentLength, 0)),
 				ETag: strings.Trim(resp.Header.Get("ETag"), `"`), Modified: modified, ContentType: resp.Header.Get("Content-Type"), Current: !query.Has("version")}
+			if mode := resp.Header.Get("Cairn-Retention-Mode"); mode != "" {
+				until, err := time.Parse(time.RFC3339, resp.Header.Get("Cairn-Retain-Until"))
+				if err != nil {
+					return fmt.Errorf("%s: the server's Cairn-Retain-Until is no time: %w", printable(args[0]), err)
+				}
+				o.Retention = &retentionInfo{mode, &until}
+			}
+			o.Hold = resp.Header.Get("Cairn-Legal-Hold") == "on"
 			for name, v := range resp.Header {
 				if m, ok := strings.CutPrefix(name, "Cairn-Meta-"); ok {
 					if o.Meta == nil {
@@ -589,6 +621,9 @@ same bytes in this store, and nothing that another program could compute. Exit c
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintf(w, "key\t%s\nsize\t%s (%d bytes)\nmodified\t%s\ncontent type\t%s\netag\t%s\nversion\t%s\n", printable(key), humanize.IBytes(o.Size), o.Size,
 				o.Modified.Local().Format(time.DateTime), o.ContentType, o.ETag, o.Version)
+			if o.Retention != nil || o.Hold {
+				fmt.Fprintf(w, "lock\t%s\n", lockText(o.Retention, o.Hold))
+			}
 			for _, name := range slices.Sorted(maps.Keys(o.Meta)) {
 				fmt.Fprintf(w, "meta %s\t%s\n", printable(name), printable(o.Meta[name]))
 			}

@@ -23,6 +23,7 @@ under BUCKET/KEY/ is deleted, after a question; without a terminal to ask on, --
 		RunE:    do(runRemove),
 	}
 	cmd.Flags().String("version", "", "remove this version for good")
+	cmd.Flags().Bool("bypass-governance", false, "with --version: also when it is retained in governance mode")
 	cmd.Flags().BoolP("recursive", "r", false, "delete everything under a prefix")
 	cmd.Flags().Bool("yes", false, "do not ask")
 	cmd.Flags().Int("parallel", 4, "objects at a time, with --recursive")
@@ -39,6 +40,10 @@ func runRemove(cmd *cobra.Command, args []string) error {
 	if version != "" && (len(args) > 1 || recursive) {
 		return &exitError{exitUsage, errors.New("--version goes with one object")}
 	}
+	over, _ := cmd.Flags().GetBool("bypass-governance")
+	if over && version == "" {
+		return &exitError{exitUsage, errors.New("--bypass-governance goes with --version: nothing else removes a version")}
+	}
 	if recursive {
 		if len(args) > 1 {
 			return &exitError{exitUsage, errors.New("--recursive goes with one prefix")}
@@ -48,6 +53,9 @@ func runRemove(cmd *cobra.Command, args []string) error {
 	query := url.Values{}
 	if version != "" {
 		query.Set("version", version)
+	}
+	if over {
+		query.Set("bypass_governance", "true")
 	}
 	return eachName(cmd, "deleted", args, nil, func(name string) (string, error) {
 		bucket, key, err := splitName(name, true)

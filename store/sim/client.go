@@ -236,7 +236,7 @@ func (c *client) call(g *gateway, it *item, o op) (id.Version, error) {
 		_, err := g.st.Undelete(ctx, it.bucket, it.key)
 		return id.Version{}, err
 	case opPurge:
-		return id.Version{}, g.st.DeleteVersion(ctx, it.bucket, it.key, o.version)
+		return id.Version{}, g.st.DeleteVersion(ctx, it.bucket, it.key, o.version, false)
 	case opMake:
 		_, err := g.st.CreateBucket(ctx, it.bucket, record.Settings{})
 		return id.Version{}, err

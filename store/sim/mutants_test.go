@@ -243,6 +243,41 @@ var mutants = []mutant{
 			}})
 			return nil
 `}}},
+	{name: "Q1", bug: "hold a put to its quota when the request comes, and not in the log", edits: []edit{
+		{"store/object.go", "	if err := within(d.round, &now, key, p.rec.Manifest.Size, false); err != nil {\n		return nil, err\n	}\n", ""},
+		{"store/object.go", "	m, err := st.readBody(r, opt.Size)\n	if err != nil {\n		return Object{}, err\n	}\n", `	m, err := st.readBody(r, opt.Size)
+	if err == nil {
+		err = s.judgeQuota(ctx, b, key, int64(m.Size))
+	}
+	if err != nil {
+		return Object{}, err
+	}
+`}}, pkg: "./store", args: []string{"-run", "TestQuotaHoldsAtOnce"}},
+	{name: "L1", bug: "look at a lock when the request comes, and not in the log", edits: []edit{
+		{"store/object.go", "		if err := cmp.Or(d.unlocked(&o, bypass), withinBack(d.round, &b, key, o.Version)); err != nil {\n", "		if err := withinBack(d.round, &b, key, o.Version); err != nil {\n"},
+		{"store/object.go", "		if err := d.unlocked(&o, false); err != nil {\n			return nil, &fatalError{fmt.Errorf(\"it was to be removed: %w\", err)}\n		}\n", ""},
+		{"store/object.go", "	return s.writer.submit(ctx, &submission{decide: entry.also(func(d *decision) (func() error, error) {\n		b, err := bucketOf(d.round, bucket)\n		if err != nil {\n			return nil, err\n		}\n		o, err := choose(d.round, b)\n", `	if err := s.view(func(r index.Reader) error {
+		b, err := bucketOf(r, bucket)
+		if err != nil {
+			return err
+		}
+		o, err := choose(r, b)
+		if err != nil {
+			return err
+		}
+		return (&decision{sure: s.believed()}).unlocked(&o, bypass)
+	}); err != nil {
+		return err
+	}
+	return s.writer.submit(ctx, &submission{decide: entry.also(func(d *decision) (func() error, error) {
+		b, err := bucketOf(d.round, bucket)
+		if err != nil {
+			return nil, err
+		}
+		o, err := choose(d.round, b)
+`}}, pkg: "./store", args: []string{"-run", "TestLockDecidesInTheLog"}},
+	{name: "L2", bug: "believe a leap of the clock where a lock ends", edits: []edit{
+		{"store/lock.go", "	case o.Lock.Retained(d.sure) && (o.Lock", "	case o.Lock.Retained(d.time) && (o.Lock"}}, pkg: "./store", args: []string{"-run", "TestLocks"}},
 }
 
 // tree is the root of the module.
