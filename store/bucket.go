@@ -155,6 +155,9 @@ func (s *Store) DeleteBucket(ctx context.Context, name string) error {
 				if more {
 					return nil
 				}
+				if err := d.forgetRules(b.ID); err != nil {
+					return err
+				}
 				return d.emit(&record.BucketDelete{In: b.Realm, Bucket: b.ID, Name: name})
 			}, nil
 		}})

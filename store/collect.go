@@ -48,11 +48,17 @@ const (
 
 // CollectResult is what a run of [JobCollect] did.
 type CollectResult struct {
-	DryRun       bool   `json:"dry_run,omitempty"`        // nothing was changed: what there is to do, as far as it shows
-	Purged       int    `json:"purged_objects,omitempty"` // deleted ones, in buckets without versioning
-	Condemned    int    `json:"condemned_chunks,omitempty"`
-	Removed      int    `json:"removed_chunks"`
-	RemovedBytes uint64 `json:"removed_bytes"` // sealed
+	DryRun bool `json:"dry_run,omitempty"` // nothing was changed: what there is to do, as far as it shows
+	// What the rules of buckets let expire: objects that were deleted, older versions and
+	// delete markers that were purged, uploads that were aborted.
+	Expired         int    `json:"expired_objects,omitempty"`
+	ExpiredVersions int    `json:"expired_versions,omitempty"`
+	ExpiredMarkers  int    `json:"expired_markers,omitempty"`
+	Aborted         int    `json:"aborted_uploads,omitempty"`
+	Purged          int    `json:"purged_objects,omitempty"` // deleted ones, in buckets without versioning
+	Condemned       int    `json:"condemned_chunks,omitempty"`
+	Removed         int    `json:"removed_chunks"`
+	RemovedBytes    uint64 `json:"removed_bytes"` // sealed
 	// What is needed of Rewritten packs was moved: so many chunks, into so many packs. Bytes
 	// of both directions are what was read of chunks, and written of shards.
 	Rewritten    int    `json:"rewritten_packs,omitempty"`
@@ -310,7 +316,7 @@ func (s *Store) collect(ctx context.Context, opt JobOptions, report func(done, t
 	if out.DryRun = opt.DryRun; opt.DryRun {
 		return out, c.survey(ctx)
 	}
-	for _, step := range []func(context.Context) error{c.purge, c.chunks, c.drop, c.shorten, c.rewrite, c.drop, c.waiting} {
+	for _, step := range []func(context.Context) error{c.expire, c.purge, c.chunks, c.drop, c.shorten, c.rewrite, c.drop, c.waiting} {
 		if err := step(ctx); err != nil {
 			return out, fmt.Errorf("collect: %w", err)
 		}
@@ -338,6 +344,9 @@ func (c *collection) prove(ctx context.Context) error {
 // among it.
 func (c *collection) survey(ctx context.Context) error {
 	s := c.s
+	if err := c.expire(ctx); err != nil {
+		return err
+	}
 	if err := c.purge(ctx); err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ type fakeCopy struct {
 type fakeBucket struct {
 	bucket  store.Bucket
 	objects map[string][]fakeVersion // newest first
+	rules   []store.Rule
 }
 
 type fakeVersion struct {
@@ -104,7 +105,7 @@ func (f *fakeStore) CreateBucket(_ context.Context, name string, s record.Settin
 	if f.buckets[name] != nil {
 		return store.Bucket{}, fmt.Errorf("%s: %w", name, store.ErrBucketExists)
 	}
-	b := &fakeBucket{store.Bucket{Name: name, Created: epoch, Settings: s}, map[string][]fakeVersion{}}
+	b := &fakeBucket{store.Bucket{Name: name, Created: epoch, Settings: s}, map[string][]fakeVersion{}, nil}
 	f.buckets[name] = b
 	return b.bucket, nil
 }
@@ -361,6 +362,31 @@ func (f *fakeStore) Placement(_ context.Context, bucket, key string, o store.Pla
 		out.Chunks = append(out.Chunks, store.ChunkPlace{Offset: at, Size: 1, Chunk: id.Chunk{1}, Sealed: 29, Refs: 2, Pack: id.Pack{9}})
 	}
 	return out, nil
+}
+
+func (f *fakeStore) Lifecycle(_ context.Context, name string) ([]store.Rule, error) {
+	defer f.mu.Unlock()
+	if err := f.enter("lifecycle", name, ""); err != nil {
+		return nil, err
+	}
+	b, err := f.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return b.rules, nil
+}
+
+func (f *fakeStore) SetLifecycle(_ context.Context, name string, rules []store.Rule) error {
+	defer f.mu.Unlock()
+	if err := f.enter("setLifecycle", name, ""); err != nil {
+		return err
+	}
+	b, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	b.rules = rules
+	return nil
 }
 
 // Lock knows nothing of time: what has a retention is retained.

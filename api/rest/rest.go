@@ -60,6 +60,8 @@ type Store interface {
 	Get(ctx context.Context, bucket, key string, o store.GetOptions) (*store.Reading, error)
 	Delete(ctx context.Context, bucket, key string, c store.Conditions) (store.Object, error)
 	DeleteVersion(ctx context.Context, bucket, key string, v id.Version, bypass bool) error
+	Lifecycle(ctx context.Context, bucket string) ([]store.Rule, error)
+	SetLifecycle(ctx context.Context, bucket string, rules []store.Rule) error
 	Lock(ctx context.Context, bucket, key string, o store.LockOptions) (store.Object, error)
 	Undelete(ctx context.Context, bucket, key string) (store.Object, error)
 	Copy(ctx context.Context, from, to store.Name, o store.CopyOptions) (store.Object, error)
@@ -222,6 +224,8 @@ func (f *face) routes() []route {
 		{method: http.MethodDelete, path: object, handle: f.deleteObject, params: []string{"version", "bypass_governance"}},
 		{method: http.MethodPost, path: object, handle: f.postObject, params: []string{"undelete", "copy_from", "rename_from", "version", "attributes"}},
 		{method: http.MethodGet, path: "/v1/buckets/:bucket/placement/*", handle: f.held(f.placement), params: []string{"version", "from", "limit"}},
+		{method: http.MethodGet, path: "/v1/buckets/:bucket/lifecycle", handle: f.getLifecycle},
+		{method: http.MethodPut, path: "/v1/buckets/:bucket/lifecycle", handle: f.putLifecycle},
 		{method: http.MethodPatch, path: "/v1/buckets/:bucket/lock/*", handle: f.patchLock, params: []string{"version", "bypass_governance"}},
 		{method: http.MethodGet, path: uploadsPath, handle: f.held(f.listUploads), params: []string{"cursor", "limit"}},
 		{method: http.MethodOptions, path: uploadsPath, handle: f.uploadOptions},

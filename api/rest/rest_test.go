@@ -936,17 +936,21 @@ func TestErrorsOfTheStore(t *testing.T) {
 		if route[0] == "POST" && !job {
 			path += "?undelete"
 		}
-		r.want(500, "internal", route[0], path, "")
+		body := ""
+		if route[0] == "PUT" && strings.HasSuffix(path, "/lifecycle") {
+			body = `{"rules":[]}`
+		}
+		r.want(500, "internal", route[0], path, body)
 		if strings.Count(r.log.String(), "a request failed") != 1 || strings.Contains(r.log.String(), errFake.Error()) {
 			t.Errorf("%s %s: the log says %q", route[0], route[1], r.log)
 		}
 		r.store.fail = store.ErrBusy
-		if a := r.want(503, "busy", route[0], path, ""); a.header.Get("Retry-After") == "" {
+		if a := r.want(503, "busy", route[0], path, body); a.header.Get("Retry-After") == "" {
 			t.Errorf("%s %s: 503 without Retry-After", route[0], route[1])
 		}
 		if route[0] != "GET" && !job { // a delete too needs room
 			r.store.fail = store.ErrFull
-			r.want(507, "full", route[0], path, "")
+			r.want(507, "full", route[0], path, body)
 		}
 	}
 	r := newRig(t)

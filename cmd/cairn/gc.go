@@ -20,7 +20,8 @@ func newCollect() *cobra.Command {
 		Long: `Remove chunks that no object refers to, drop packs in which none is left, write what is needed of sparse, small and narrow
 packs into full ones, and cut off the log behind two snapshots of the index. The server does so by itself: soon when more
 than a tenth of what is stored is waste, else hourly. A deleted object counts as referred to until it cannot be brought
-back any more: 7 days in a bucket without versioning, for ever in others.
+back any more: 7 days in a bucket without versioning, for ever in others. What the rules of buckets let expire goes first,
+see "cairn bucket lifecycle".
 
 What is found without references waits an hour before it is removed; with --now it does not. What an upload or a download
 under way may need is never removed: it waits until that has ended. Nodes keep the bytes of what was dropped for their own
@@ -80,6 +81,13 @@ func runCollect(cmd *cobra.Command, _ []string) error {
 
 func printCollect(w io.Writer, r store.CollectResult) {
 	did := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	if n := r.Expired + r.ExpiredVersions + r.ExpiredMarkers + r.Aborted; n > 0 {
+		word := "expired:   "
+		if r.DryRun {
+			word = "to expire:  "
+		}
+		did("%s%s, %s below others, %s under which nothing lies, %s", word, plural(r.Expired, "object"), plural(r.ExpiredVersions, "version"), plural(r.ExpiredMarkers, "delete marker"), plural(r.Aborted, "upload"))
+	}
 	if r.DryRun {
 		did("to purge:   %s", plural(r.Purged, "deleted object"))
 		did("to condemn: %s without references, and %s wait to be removed, %s", plural(r.Condemned, "chunk"), plural(r.Waiting, "chunk"), humanize.IBytes(r.WaitingBytes))

@@ -152,7 +152,7 @@ func newBucket() *cobra.Command {
 			}
 			return change(cmd, http.MethodPatch, args[0], "changed")
 		}),
-	}), clientFlags(&cobra.Command{
+	}), newLifecycle(), clientFlags(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List buckets", Args: cobra.NoArgs, Example: "  cairn bucket ls",
 		RunE: do(listBuckets),
 	}), clientFlags(&cobra.Command{
