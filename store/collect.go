@@ -456,14 +456,20 @@ func (c *collection) purge(ctx context.Context) error {
 	return nil
 }
 
-// purgeAtOnce bounds the versions that one submission purges.
-const purgeAtOnce = 256
+// What one submission purges stays within these bounds, or goes beyond them by the versions of
+// one key: rows that it touches, and bytes of them.
+const (
+	purgeKeys = 2 << 10
+	purgeRows = 256 << 10
+	// About what rows take in a transaction.
+	versionRow, chunkRow, usageRow = 2 << 10, 256, 128
+)
 
 // purgeSome removes delete markers and what lies under them, unless there is something newer;
 // it returns how many of the first are done with.
 func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []index.Item) (done int, err error) {
 	purged := 0
-	err = c.s.writer.submit(ctx, &submission{decide: func(d *decision) (func() error, error) {
+	err = c.s.writer.submit(ctx, &submission{alone: true, decide: func(d *decision) (func() error, error) {
 		done, purged = 0, 0
 		now, err := d.round.BucketByID(b.ID)
 		if errors.Is(err, index.ErrNotFound) || err == nil && now.Settings.Versioning {
@@ -474,7 +480,7 @@ func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []in
 			return nil, &fatalError{err}
 		}
 		var recs []*record.Purge
-		for n := 0; done < len(markers) && n < purgeAtOnce; done++ {
+		for keys, bytes := 0, 0; done < len(markers) && keys < purgeKeys && bytes < purgeRows; done++ {
 			m := &markers[done]
 			versions, err := d.round.Versions(b.ID, []byte(m.Key), maxDrops)
 			if err != nil {
@@ -493,9 +499,13 @@ func (c *collection) purgeSome(ctx context.Context, b index.Bucket, markers []in
 					return nil, &fatalError{fmt.Errorf("it was to be purged: %w", err)}
 				}
 				rec.Drops = append(rec.Drops, record.Dropped{Version: v.Version})
+				// The row of the version, one that takes its place, and chunk and usage for each root.
+				roots := len(v.Manifest.Roots)
+				keys += 2 + 2*roots
+				bytes += 2*(2*len(m.Key)+versionRow) + roots*(chunkRow+usageRow)
 			}
 			recs = append(recs, rec)
-			if n += len(versions); more {
+			if more {
 				break // it is looked at again
 			}
 			purged++
