@@ -154,7 +154,7 @@ Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 
 	}
 	add("server", newServe(), newHealth())
 	add("objects", newBucket(), newPut(), newGet(), newList(), newStat(), newCopy(), newMove(), newRemove(), newUndelete(), newLock(), newHold(), newSync(), newUploads())
-	add("care", newStatus(), newDf(), newNodes(), newRebalance(), newScrub(), newDamaged(), newCollect(), newJobs(), newEvents(), newKeys(), newDoctor())
+	add("care", newStatus(), newDf(), newNodes(), newRebalance(), newScrub(), newDamaged(), newCollect(), newJobs(), newEvents(), newKeys(), newDoctor(), newDrill())
 	add("offline", newReclaim(), newVerify(), newRebuild(), newExportIndex())
 	add("program", newConfig(), newMan(), newVersion())
 	root.SetHelpCommandGroupID("program")

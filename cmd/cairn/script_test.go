@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"cairn": main})
+	testscript.Main(m, map[string]func(){"cairn": main, "liar": liar})
 }
 
 // server is a real process that serves a store.
