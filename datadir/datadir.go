@@ -580,6 +580,9 @@ func (d *Dir) openNodes(ctx context.Context, m marker) error {
 	for _, name := range names {
 		err := errs[name]
 		if errors.Is(err, vfs.ErrLocked) {
+			if other, serr := d.sameNode(name, d.nodeDir(name)); serr == nil && other != "" {
+				return fmt.Errorf("%s and %s are one directory, and cannot be two nodes: remove the symbolic link that is not to be", d.nodeDir(name), d.nodeDir(other))
+			}
 			return fmt.Errorf("%w: node %s is locked; stop the server first", ErrInUse, name)
 		}
 		if err != nil {

@@ -65,6 +65,11 @@ func (d *Dir) AddNode(name, elsewhere string) (*disk.Node, error) {
 	if err := os.Mkdir(real, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("%w: make the directory of node %s: %w", store.ErrInvalid, name, err)
 	}
+	if other, err := d.sameNode(name, real); err != nil {
+		return nil, err
+	} else if other != "" {
+		return nil, fmt.Errorf("%w: %s is the directory of node %s already", store.ErrPrecondition, real, other)
+	}
 	if err := d.mayFormat(real); err != nil {
 		return nil, err
 	}
@@ -95,6 +100,27 @@ func (d *Dir) AddNode(name, elsewhere string) (*disk.Node, error) {
 	delete(d.Absent, name)
 	d.noteNodes(func(names []string) []string { return append(names, name) })
 	return n, nil
+}
+
+// sameNode is the name, other than the given one, under which a directory is a node
+// already, or a name for one: one directory cannot be two nodes. It is empty when there
+// is none.
+func (d *Dir) sameNode(name, dir string) (string, error) {
+	at, err := os.Stat(dir)
+	if err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(filepath.Join(d.opt.Dir, "nodes"))
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		// What a link leads to may be gone: then it is not this directory.
+		if other, err := os.Stat(d.nodeDir(e.Name())); err == nil && e.Name() != name && os.SameFile(at, other) {
+			return e.Name(), nil
+		}
+	}
+	return "", nil
 }
 
 // noteNodes changes the names of node directories that the marker has: those that are

@@ -73,6 +73,19 @@ func TestNodesComeAndGo(t *testing.T) {
 		if err := add(d, st, "n08", elsewhere); err != nil {
 			return err
 		}
+		// One directory is not two nodes, whatever leads there.
+		byway := filepath.Join(p.base, "byway")
+		if err := os.Symlink(elsewhere, byway); err != nil {
+			return err
+		}
+		for _, path := range []string{elsewhere, byway} {
+			if err := add(d, st, "n09", path); !errors.Is(err, store.ErrPrecondition) || !strings.Contains(err.Error(), "n08") {
+				t.Errorf("add the directory of n08 at %s as n09: %v, want ErrPrecondition that names n08", path, err)
+			}
+			if _, err := os.Lstat(filepath.Join(p.data, "nodes", "n09")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("a refused node has left something: %v", err)
+			}
+		}
 		if err := add(d, st, "n08", filepath.Join(disk, "other")); !errors.Is(err, store.ErrPrecondition) {
 			t.Errorf("add a node of that name at another place: %v", err)
 		}
@@ -83,6 +96,17 @@ func TestNodesComeAndGo(t *testing.T) {
 	marked("n01", "n02", "n03", "n04", "n05", "n06", "n07", "n08")
 	if to, err := os.Readlink(filepath.Join(p.data, "nodes", "n08")); err != nil || to != elsewhere {
 		t.Errorf("nodes/n08 leads to %q, %v; want %s", to, err, elsewhere)
+	}
+	// A second link to it is told from another process.
+	twice := filepath.Join(p.data, "nodes", "n10")
+	if err := os.Symlink(elsewhere, twice); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(t, p.options(), getStone); err == nil || errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "one directory") {
+		t.Errorf("two links lead to one node: %v", err)
+	}
+	if err := os.Remove(twice); err != nil {
+		t.Fatal(err)
 	}
 	// Its disk is not mounted.
 	if err := os.Rename(disk, disk+".off"); err != nil {

@@ -170,7 +170,7 @@ func (s *server) usage(t *testing.T) map[string]uint64 {
 	}
 	u := map[string]uint64{}
 	for _, name := range []string{"logical_bytes", "unique_bytes", "compressed_bytes", "live_bytes", "dead_bytes", "pending_bytes",
-		"parity_bytes", "padding_bytes", "free_in_segments_bytes", "physical_bytes"} {
+		"parity_bytes", "padding_bytes", "free_in_segments_bytes", "physical_bytes", "index_bytes", "other_bytes"} {
 		var n uint64
 		if err := json.Unmarshal(all[name], &n); err != nil {
 			t.Fatalf("df --json: %s: %v\n%s", name, err, out)
@@ -178,4 +178,9 @@ func (s *server) usage(t *testing.T) map[string]uint64 {
 		u[name] = n
 	}
 	return u
+}
+
+// inNodes is what the directories of nodes have in use, what is preallocated left out.
+func inNodes(u map[string]uint64) uint64 {
+	return u["physical_bytes"] - u["free_in_segments_bytes"] - u["index_bytes"] - u["other_bytes"]
 }

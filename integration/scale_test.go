@@ -261,7 +261,7 @@ func TestManyPutsOneByOne(t *testing.T) {
 	// Each log pack has its copies. Snapshots are kept for a day when they are not
 	// needed any more.
 	least, snapshots := int64(n)*lonePut, exported*3/2+int64(len(sizes))*mebi
-	used := int64(st["physical_bytes"] - st["free_in_segments_bytes"])
+	used := int64(inNodes(st))
 	if most := links*lonePut + int64(again)*lonePut + least/50 + snapshots; used < least || used > most {
 		t.Errorf("%s of segments are in use after %d puts, want %s to %s", mib(used), n, mib(least), mib(most))
 	}

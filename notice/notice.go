@@ -158,6 +158,8 @@ func (n *Notice) job(j *store.Job) bool {
 		case scrub.LostPacks+scrub.Broken > 0:
 			n.Kind, n.Severity, n.Text = DataLost, Critical, fmt.Sprintf("%s; LOST: %s, and %s in others", found, plural(scrub.LostPacks, "pack"), plural(scrub.Broken, "chunk"))
 			return true
+		case scrub.DryRun: // whoever asked for it knows, and a run that repairs will tell
+			return false
 		case scrub.Left > 0:
 			n.Kind, n.Severity, n.Text = DamageLeft, Critical, found
 			return true

@@ -44,6 +44,7 @@ func TestOf(t *testing.T) {
 			"a light scrub found 3 shards damaged: 2 repaired, 1 right when read again, 0 left"},
 		{"left", ended(store.JobScrub, store.JobFailed, store.ScrubResult{Deep: true, Damaged: 3, Repaired: 2, Left: 1, Findings: found}), DamageLeft, Critical,
 			"a deep scrub found 3 shards damaged: 2 repaired, 0 right when read again, 1 left"},
+		{"a dry run", ended(store.JobScrub, store.JobFailed, store.ScrubResult{DryRun: true, Damaged: 3, Left: 3, Findings: found}), "", "", ""},
 		{"lost", ended(store.JobScrub, store.JobFailed, store.ScrubResult{Damaged: 3, Left: 3, LostPacks: 1, Findings: found}), DataLost, Critical,
 			"a light scrub found 3 shards damaged: 0 repaired, 0 right when read again, 3 left; LOST: 1 pack, and 0 chunks in others"},
 		{"a chunk lost", ended(store.JobScrub, store.JobFailed, store.ScrubResult{Broken: 1}), DataLost, Critical,
@@ -252,7 +253,7 @@ func TestRun(t *testing.T) {
 		n.Run(t.Context(), "c", func(string) *store.Listener { return &store.Listener{} }, func() []store.NodeState {
 			return []store.NodeState{{Name: "n01", State: "up"}, {Name: "n02", State: "missing"}}
 		}, time.Second)
-		if len(s.got) != 1 || len(s.got[0].Notices) != 1 || s.got[0].Notices[0].Node != "n02" {
+		if len(s.got) != 1 || len(s.got[0].Notices) != 1 || s.got[0].Notices[0].Node != "n02" || s.got[0].Notices[0].ID != "-n02" {
 			t.Errorf("told %+v", s.got)
 		}
 		if c := n.Counts(); len(c) != 1 || c[0] != (Counts{Way: "url", Sent: 1}) {

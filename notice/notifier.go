@@ -86,7 +86,8 @@ func (n *Notifier) Run(ctx context.Context, cluster string, listen func(after st
 		running.Go(func() { w.run(sending, cluster, closing) })
 	}
 	for _, s := range states() {
-		if x := (Notice{Time: time.Now().UTC(), Count: 1}); x.node(s) {
+		// No event says so: an ID that no event has.
+		if x := (Notice{ID: l.Last() + "-" + s.Name, Time: time.Now().UTC(), Count: 1}); x.node(s) {
 			n.add(x)
 		}
 	}

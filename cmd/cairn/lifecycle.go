@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -65,9 +66,7 @@ func runLifecycle(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&rules); err != nil {
+		if err := rules.parse(b); err != nil {
 			return fmt.Errorf("%s holds no rules: %w", printable(args[1]), err)
 		}
 	}
@@ -94,6 +93,27 @@ func runLifecycle(cmd *cobra.Command, args []string) error {
 		fmt.Fprintf(w, "%s*\t%s\n", printable(r.Prefix), r.text())
 	}
 	return w.Flush()
+}
+
+// parse reads rules as a file has them: an object with the list, and nothing behind it.
+// No list is refused, for it would take all rules away.
+func (l *lifecycleInfo) parse(b []byte) error {
+	l.Rules = nil
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(l); err != nil {
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return fmt.Errorf("%s cannot be a JSON %s", cmp.Or(e.Field, "a file of rules"), e.Value)
+		}
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is something behind the rules")
+	}
+	if l.Rules == nil {
+		return errors.New(`it has no "rules"; to take all away: --clear`)
+	}
+	return nil
 }
 
 func readRules(cmd *cobra.Command, name string) ([]byte, error) {

@@ -130,7 +130,7 @@ func newRoot() *cobra.Command {
   cairn status                       what the store survives right now
 
 Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 could not reach or open what was asked for,
-130 interrupted. verify and scrub have their own.`,
+130 interrupted. What a command means by others, its own help says.`,
 		// What no flag says may come from the environment or the configuration file.
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := configure(cmd); err != nil {
