@@ -681,7 +681,14 @@ func (d *Dir) openNode(name string) (*disk.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := disk.Open(root, disk.Config{Cluster: d.Cluster, Keep: d.opt.Keep, Dir: dir, Space: &d.space})
+	n, err := disk.Open(root, disk.Config{Cluster: d.Cluster, Keep: d.opt.Keep, Dir: dir, Space: &d.space,
+		Placed: func() (uint64, error) {
+			info, err := os.Stat(filepath.Join(d.nodeDir(name), "node.json"))
+			if err != nil {
+				return 0, err
+			}
+			return info.Sys().(*syscall.Stat_t).Ino, nil
+		}})
 	if err != nil {
 		root.Close()
 		return nil, err

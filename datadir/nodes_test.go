@@ -170,3 +170,42 @@ func TestNodesComeAndGo(t *testing.T) {
 		t.Errorf("the start after: %v", err)
 	}
 }
+
+// TestNodeIsMovedAway: a directory that is moved while it is open takes nothing more, for
+// the next start would not find it; that start finds it when it is back.
+func TestNodeIsMovedAway(t *testing.T) {
+	t.Parallel()
+	p, _ := begun(t)
+	ctx := context.Background()
+	at, away := filepath.Join(p.data, "nodes", "n02"), filepath.Join(p.base, "away")
+	if err := start(t, p.options(), func(d *Dir, st *store.Store) error {
+		n := d.Nodes["n02"]
+		if _, err := n.Usage(ctx); err != nil {
+			return err
+		}
+		if err := os.Rename(at, away); err != nil {
+			return err
+		}
+		if _, err := n.Usage(ctx); !errors.Is(err, node.ErrMissing) {
+			t.Errorf("a node that was moved away: %v, want ErrMissing", err)
+		}
+		if err := os.Rename(away, at); err != nil {
+			return err
+		}
+		// Other processes may have had it.
+		if _, err := n.Usage(ctx); !errors.Is(err, node.ErrMissing) {
+			t.Errorf("a node that was away: %v, want ErrMissing", err)
+		}
+		return getStone(d, st)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(t, p.options(), func(d *Dir, st *store.Store) error {
+		if _, err := d.Nodes["n02"].Usage(ctx); err != nil {
+			t.Errorf("the next start: %v", err)
+		}
+		return getStone(d, st)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

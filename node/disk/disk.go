@@ -56,6 +56,12 @@ type Config struct {
 
 	// Dir is what the node's directory is called in errors about its room.
 	Dir string
+	// Placed returns the inode of the node.json that the next start would find, where
+	// the node is looked for. Nil: that is not asked. A directory that was moved away while
+	// it is open goes on working, and would be missed by the next start with all that was
+	// acknowledged meanwhile; so a node that is no longer in its place is missing at once.
+	// fs.ErrNotExist and ENOTDIR say that nothing is there. Any number of goroutines call it.
+	Placed func() (inode uint64, err error)
 	// Space is shared by nodes that may lie on one filesystem; default: this node
 	// shares with none.
 	Space *Space

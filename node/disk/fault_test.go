@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -508,6 +509,30 @@ func TestGone(t *testing.T) {
 				t.Errorf("%s: close: %v", name, err)
 			}
 		}
+	}
+	// It goes on where it was moved to, but a start would not find it.
+	for _, c := range []struct {
+		inode uint64
+		err   error
+		want  error
+	}{{0, fs.ErrNotExist, node.ErrMissing}, {0, syscall.ENOTDIR, node.ErrMissing}, {1, nil, node.ErrMissing}, {0, syscall.EIO, node.ErrUnavailable}} {
+		fsys := crashfs.New()
+		var moved atomic.Bool
+		cfg := testConfig(1)
+		cfg.Placed = func() (uint64, error) {
+			if moved.Load() {
+				return c.inode, c.err
+			}
+			info, err := fsys.Stat("node.json")
+			return info.Inode, err
+		}
+		n := newNode(t, fsys, cfg)
+		mustPut(t, n, small(1, 1000))
+		moved.Store(true)
+		_, err := nodetest.Put(t.Context(), n, 1, small(2, 1000))
+		wantErr(t, fmt.Sprintf("put into a node whose place answers %d, %v", c.inode, c.err), err, c.want)
+		_, err = n.Usage(t.Context())
+		wantErr(t, fmt.Sprintf("usage of a node whose place answers %d, %v", c.inode, c.err), err, c.want)
 	}
 	// A small file asked for before any put has noticed: not "never written".
 	fsys := crashfs.New()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"cairn/id"
 	"cairn/node"
@@ -238,7 +239,8 @@ func readSmall(fsys vfs.FS, name string, kind uint16, n id.Node, limit int64) ([
 	return b, nil
 }
 
-// still finds out whether node.json is the one that was opened.
+// still finds out whether node.json is the one that was opened, and is where the next
+// start looks for it.
 func (n *Node) still() error {
 	if n.gone.Load() {
 		return n.missing()
@@ -250,6 +252,16 @@ func (n *Node) still() error {
 	case err != nil || me.Inode != n.inode:
 		n.gone.Store(true)
 		return n.missing()
+	}
+	if n.cfg.Placed == nil {
+		return nil
+	}
+	switch inode, err := n.cfg.Placed(); {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), err == nil && inode != n.inode:
+		n.gone.Store(true)
+		return n.missing()
+	case err != nil:
+		return asked(err)
 	}
 	return nil
 }
