@@ -13,6 +13,7 @@ import (
 
 	"cairn/node"
 	"cairn/node/disk"
+	"cairn/node/vfs"
 	"cairn/store"
 )
 
@@ -138,17 +139,19 @@ func (d *Dir) noteNodes(change func([]string) []string) {
 	}
 }
 
-// mayFormat says whether a directory may become a node: it is empty, or one already.
+// mayFormat says whether a directory may become a node: it is empty, one already, or has
+// what a call that was cut short has left.
 func (d *Dir) mayFormat(dir string) error {
 	if cluster, err := readIdentity(dir); err == nil && cluster == d.Cluster {
 		return nil
 	}
-	entries, err := os.ReadDir(dir)
+	root, err := vfs.OS(dir)
 	if err != nil {
 		return fmt.Errorf("%w: %w", store.ErrInvalid, err)
 	}
-	if i := slices.IndexFunc(entries, func(e fs.DirEntry) bool { return e.Name() != "lost+found" }); i >= 0 {
-		return fmt.Errorf("%w: %s is not empty, it has %q; a new node begins in an empty directory", store.ErrPrecondition, dir, entries[i].Name())
+	defer root.Close()
+	if err := disk.Blank(root); err != nil {
+		return fmt.Errorf("%w: %s cannot become a node: %w; a new node begins in an empty directory", store.ErrPrecondition, dir, err)
 	}
 	return nil
 }

@@ -57,6 +57,33 @@ func TestNodesComeAndGo(t *testing.T) {
 		if err := st.AddNode(ctx, store.NewNode{Name: "n07"}, again); err != nil {
 			return err
 		}
+		// So is one that was cut short at any step of it, but not what somebody put there.
+		half := filepath.Join(p.data, "nodes", "n09")
+		steps := []string{"lock", "data/", "journal/", "state.tmp", "state", "node.json.tmp"}
+		for i := range steps {
+			for _, left := range steps[:i+1] {
+				write(t, half, left, "half")
+			}
+			write(t, half, "data/precious", "bytes")
+			if _, err := d.AddNode("n09", ""); !errors.Is(err, store.ErrPrecondition) || !strings.Contains(err.Error(), "data/precious") {
+				t.Errorf("somebody's file where a node is to begin: %v, want ErrPrecondition that names it", err)
+			}
+			if err := os.Remove(filepath.Join(half, "data", "precious")); err != nil {
+				return err
+			}
+			if n, err := d.AddNode("n09", ""); err != nil {
+				t.Errorf("a formatting that was cut short behind %s is not taken up: %v", steps[i], err)
+			} else if err := n.Close(); err != nil {
+				return err
+			}
+			delete(d.Nodes, "n09")
+			if err := os.RemoveAll(half); err != nil {
+				return err
+			}
+		}
+		d.noteNodes(func(names []string) []string {
+			return slices.DeleteFunc(names, func(x string) bool { return x == "n09" })
+		})
 		for path, want := range map[string]error{
 			"relative": store.ErrInvalid, p.data: store.ErrInvalid, filepath.Join(p.data, "nodes", "n09"): store.ErrInvalid, p.base: store.ErrInvalid,
 			filepath.Join(p.base, "not", "there"): store.ErrInvalid, p.config: store.ErrPrecondition,

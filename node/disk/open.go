@@ -38,6 +38,30 @@ func Format(fsys vfs.FS, cfg Config) (id.Node, error) {
 	return n, nil
 }
 
+// Blank returns nil of a directory that [Format] would make a node of: one that is
+// empty, or has only what a Format that was cut short has left. What else it has, the
+// error names.
+func Blank(fsys vfs.FS) error {
+	names, err := fsys.ReadDir(".")
+	if err != nil {
+		return asked(err)
+	}
+	for _, name := range names {
+		switch name {
+		case "lock", "state", "state" + vfs.TempSuffix, "node.json" + vfs.TempSuffix, "lost+found":
+		case dataSeg.dir(), journalSeg.dir():
+			if in, err := fsys.ReadDir(name); err != nil {
+				return asked(err)
+			} else if len(in) > 0 {
+				return fmt.Errorf("the directory is not empty: it has %s/%s", name, in[0])
+			}
+		default:
+			return fmt.Errorf("the directory is not empty: it has %s", name)
+		}
+	}
+	return nil
+}
+
 func lockError(err error) error {
 	if errors.Is(err, vfs.ErrLocked) {
 		return err
@@ -46,22 +70,8 @@ func lockError(err error) error {
 }
 
 func format(fsys vfs.FS, cfg Config) (id.Node, error) {
-	names, err := fsys.ReadDir(".")
-	if err != nil {
-		return id.Node{}, asked(err)
-	}
-	for _, name := range names {
-		switch name {
-		case "lock", "state", "state" + vfs.TempSuffix, "node.json" + vfs.TempSuffix, "lost+found":
-		case dataSeg.dir(), journalSeg.dir():
-			if in, err := fsys.ReadDir(name); err != nil {
-				return id.Node{}, asked(err)
-			} else if len(in) > 0 {
-				return id.Node{}, fmt.Errorf("the directory is not empty: it has %s/%s", name, in[0])
-			}
-		default:
-			return id.Node{}, fmt.Errorf("the directory is not empty: it has %s", name)
-		}
+	if err := Blank(fsys); err != nil {
+		return id.Node{}, err
 	}
 	n, err := id.NewNode(cfg.Rand)
 	if err != nil {
