@@ -26,7 +26,12 @@ type Report struct {
 	Damaged  int       `json:"damaged"` // shards to be repaired
 	Lost     int       `json:"lost"`    // packs, chunks or objects that cannot be had from the nodes at hand
 	Findings []Finding `json:"findings"`
+	// Open is the newest log pack when not all of its shards are there: a process that
+	// ended while it was on its way leaves that, and nobody was told of it; or they were
+	// lost since. The next start writes it again either way. It is no finding.
+	Open *OpenPack `json:"open,omitempty"`
 
+	tail   id.Pack
 	unread map[id.Pack]struct{}        // packs that cannot be read
 	broken map[index.Resident]struct{} // single chunks that cannot, by realm and ID
 }
@@ -35,6 +40,15 @@ type Report struct {
 type Finding struct {
 	Kind   string `json:"kind"` // "missing", "rotten", "parity", "unreadable pack", "chunk", "object", ...
 	Detail string `json:"detail"`
+}
+
+// OpenPack is a log pack of which shards are missing and of which it is not known
+// whether they ever were.
+type OpenPack struct {
+	Pack   id.Pack `json:"pack"`
+	Seq    uint64  `json:"sequence"`
+	Shards int     `json:"shards"` // that are there
+	Of     int     `json:"of"`
 }
 
 // maxFindings bounds the list; the counts go on.
@@ -73,7 +87,8 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 		return r, err
 	}
 	defer tail.pack.Release()
-	s.remember(tail.link.h.Pack, tail.places)
+	r.tail = tail.link.h.Pack
+	s.remember(r.tail, tail.places)
 	if err := s.replay(ctx, held); err != nil {
 		return r, err
 	}
@@ -225,10 +240,17 @@ func (s *Store) verifyPack(ctx context.Context, r *Report, p id.Pack) error {
 		r.Shards++
 		r.Bytes += uint64(g.size)
 	}
+	there := 0
 	for i := range g.k + g.m {
-		if !slices.ContainsFunc(g.places, func(x record.Place) bool { return int(x.Index) == i }) {
+		switch {
+		case slices.ContainsFunc(g.places, func(x record.Place) bool { return int(x.Index) == i }):
+			there++
+		case p != r.tail: // of the tail only those that were found have a place
 			r.damaged("missing", "pack %v, shard %d: no node has it", p, i)
 		}
+	}
+	if p == r.tail && there < g.k+g.m {
+		r.Open = &OpenPack{Pack: p, Seq: pk.Seq, Shards: there, Of: g.k + g.m}
 	}
 	opened, err := w.assemble()
 	if errors.Is(err, id.ErrNewer) {

@@ -691,6 +691,9 @@ func printReport(cmd *cobra.Command, r store.Report) {
 	if r.Dead > 0 {
 		fmt.Fprintf(w, "%s of them not read, which nothing lies in any more\n", plural(r.Dead, "pack"))
 	}
+	if o := r.Open; o != nil {
+		fmt.Fprintf(w, "the newest log pack, %v of sequence %d, has %d of its %d shards: it was on its way when the process ended, or lost some since; the next start writes it again\n", o.Pack, o.Seq, o.Shards, o.Of)
+	}
 	switch {
 	case r.Lost > 0:
 		fmt.Fprintf(w, "LOST: %d; damaged and repairable: %d\n", r.Lost, r.Damaged)
