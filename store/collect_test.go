@@ -270,9 +270,9 @@ func TestTransfersKeepWhatTheyRelyOn(t *testing.T) {
 
 func transfersKeep(t *testing.T, n int) {
 	r := collects(t)
-	r.also(func(c *Config) { c.Patience = 200 * time.Millisecond })
 	b := random(1, n)
 	r.put("first", b)
+	r.also(func(c *Config) { c.Patience = time.Second }) // a collection waits so long
 	ctx := context.Background()
 
 	up := newSlowly(b)
