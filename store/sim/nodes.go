@@ -111,9 +111,9 @@ func (w *world) changeNodes(g *gateway, nodes map[string]*disk.Node, rng *rand.R
 	default:
 		w.note("%s %s: %v", what, v.name, err)
 	}
-	if err == nil || isAny(err, []error{store.ErrUnknown}) == nil {
-		w.unsure = slices.ContainsFunc(w.vols, func(v *volume) bool { return v.draining || v.guest })
-	}
+	// Only a start knows how a change ended of which nothing is known.
+	w.pending = w.pending || isAny(err, []error{store.ErrUnknown}) != nil
+	w.unsure = w.pending || slices.ContainsFunc(w.vols, func(v *volume) bool { return v.draining || v.guest })
 }
 
 // addNode makes a new volume a member.
@@ -168,7 +168,7 @@ func (w *world) reckon(g *gateway) {
 	for _, n := range st.Nodes {
 		states[n.Name] = n
 	}
-	w.unsure = false
+	w.unsure, w.pending = false, false
 	for _, v := range w.vols {
 		n, member := states[v.name]
 		if !member {

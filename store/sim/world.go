@@ -176,6 +176,7 @@ type world struct {
 	between   func() // called in a start, when the nodes are open
 	made      int    // volumes after the first
 	unsure    bool   // who keeps the log: a change of the nodes may be under way
+	pending   bool   // the outcome of one is not known, until the next start
 
 	mu       sync.Mutex
 	cur, old *gateway // old: one that was taken over from and still runs
