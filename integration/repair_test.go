@@ -89,7 +89,7 @@ type jobSeen struct {
 // TestRepairOfTwoNodes loses two of six nodes of a store and measures their repair, alone and
 // beside clients: how fast, what it reads for what it writes, how right the time left is
 // half-way, and what the clients notice. Rates depend on the machine; what is held against a
-// bound is what does not. CAIRN_LONG=1 stores 10 GiB.
+// bound are ratios of one run. CAIRN_LONG=1 stores 10 GiB, and holds all of them against theirs.
 func TestRepairOfTwoNodes(t *testing.T) {
 	rng := newRand(t)
 	r := newRig(t)
@@ -180,6 +180,13 @@ func TestRepairOfTwoNodes(t *testing.T) {
 	}
 	// Half of what is put is written again for two lost nodes: as fast as a put is twice that.
 	t.Logf("that is %.2f times the rate of the puts, in bytes that clients put", 2*rate/putRate)
+	long := objects >= 100 // what is held against a bound takes minutes
+	if long && rate < putRate/2 {
+		t.Errorf("a repair writes %.0f MiB/s, puts bring %.0f", rate, putRate)
+	}
+	if long && (wrong < -0.25 || wrong > 0.25) {
+		t.Errorf("half-way the time left was wrong by %+.0f %%", 100*wrong)
+	}
 	stop := make(chan struct{})
 	type both struct{ puts, gets foreground }
 	seen := make(chan both, 1)
@@ -193,6 +200,17 @@ func TestRepairOfTwoNodes(t *testing.T) {
 	t.Logf("beside four clients: repaired in %v, %.0f MiB/s, %.2f read for each, time left wrong by %+.0f %%", took.Round(time.Millisecond), rate, amp, 100*wrong)
 	t.Logf("clients: puts %.0f MiB/s of %.0f idle, p99 %v of %v; gets %.0f MiB/s of %.0f, p99 %v of %v", b.puts.rate(), idlePuts.rate(), b.puts.p99().Round(time.Millisecond), idlePuts.p99().Round(time.Millisecond),
 		b.gets.rate(), idleGets.rate(), b.gets.p99().Round(time.Millisecond), idleGets.p99().Round(time.Millisecond))
+	if long {
+		if b.puts.rate() < idlePuts.rate()/2 || b.gets.rate() < idleGets.rate()/2 {
+			t.Error("beside a repair clients keep less than half of their speed")
+		}
+		if b.puts.p99() > 3*idlePuts.p99() || b.gets.p99() > 3*idleGets.p99() {
+			t.Error("beside a repair the slowest hundredth takes more than three times as long")
+		}
+		if wrong < -0.25 || wrong > 0.25 {
+			t.Errorf("beside clients the time left was wrong by %+.0f %% half-way", 100*wrong)
+		}
+	}
 	c.close()
 	s.stop()
 	r.verify()
