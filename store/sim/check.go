@@ -59,6 +59,9 @@ func (w *world) checkAll(g *gateway, when string) {
 		c.settleMoves()
 		c.bucket.settle(opens)
 		w.checkItem(g, c.bucket, when)
+		c.kept.settle(opens)
+		w.checkItem(g, c.kept, when)
+		w.checkList(g, lockedBucket, store.ListOptions{Prefix: c.kept.key, Versions: true}, []*item{c.kept}, -1)
 		for i, bucket := range []string{"main", versionsBucket} {
 			w.checkList(g, bucket, store.ListOptions{Prefix: c.items[0].key[:3], Versions: i == 1}, c.items[i*len(c.items)/2:(i+1)*len(c.items)/2], -1)
 		}

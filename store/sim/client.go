@@ -24,9 +24,14 @@ type client struct {
 	rng    *rand.Rand
 	items  []*item // in buckets main and versions
 	bucket *item   // its own bucket, with one key
+	kept   *item   // its key in the bucket where versions are retained
 }
 
-const versionsBucket = "versions"
+const (
+	versionsBucket = "versions"
+	lockedBucket   = "locked" // new versions are retained for a day, which no history lasts
+	ownQuota       = 100 << 10
+)
 
 func newClient(w *world, no int) *client {
 	c := &client{w: w, no: no, rng: generator(w.seed, "client", no)}
@@ -36,6 +41,9 @@ func newClient(w *world, no int) *client {
 		}
 	}
 	c.bucket = newItem(fmt.Sprintf("of-client-%d", no), "only/key", false, state{gone: true})
+	c.bucket.quota = ownQuota
+	c.kept = newItem(lockedBucket, fmt.Sprintf("c%d/kept", no), true, state{})
+	c.kept.locked = true
 	return c
 }
 
@@ -57,7 +65,7 @@ func (c *client) run(ops int) {
 
 // step does one operation and says whether it was an acknowledged write.
 func (c *client) step(g *gateway) bool {
-	for _, it := range append(slices.Clone(c.items), c.bucket) {
+	for _, it := range append(slices.Clone(c.items), c.bucket, c.kept) {
 		it.settle(c.w.startsSeen())
 	}
 	c.settleMoves()
@@ -78,8 +86,10 @@ func (c *client) step(g *gateway) bool {
 			return c.change(g, it, op{kind: opPurge, version: v})
 		}
 		return false
-	case d < 58:
+	case d < 55:
 		return c.own(g)
+	case d < 58:
+		return c.keep(g)
 	case d < 76:
 		return c.shared(g)
 	case d < 92:
@@ -167,6 +177,24 @@ func (c *client) own(g *gateway) bool {
 	return c.change(g, c.bucket, op{kind: opPut, body: c.newContent()})
 }
 
+// keep does something to a key whose versions are retained: whatever happens, none of
+// them goes.
+func (c *client) keep(g *gateway) bool {
+	switch c.rng.IntN(6) {
+	case 0, 1:
+		return c.change(g, c.kept, op{kind: opPut, body: c.newContent(), parts: c.rng.IntN(6) == 0})
+	case 2:
+		return c.change(g, c.kept, op{kind: opDelete})
+	case 3, 4:
+		if v := c.kept.known(c.rng); !v.IsZero() {
+			return c.change(g, c.kept, op{kind: opPurge, version: v})
+		}
+	case 5:
+		c.read(g, c.kept)
+	}
+	return false
+}
+
 func (c *client) newContent() *content {
 	c.w.mu.Lock()
 	c.w.names++
@@ -236,9 +264,9 @@ func (c *client) call(g *gateway, it *item, o op) (id.Version, error) {
 		_, err := g.st.Undelete(ctx, it.bucket, it.key)
 		return id.Version{}, err
 	case opPurge:
-		return id.Version{}, g.st.DeleteVersion(ctx, it.bucket, it.key, o.version, false)
+		return id.Version{}, g.st.DeleteVersion(ctx, it.bucket, it.key, o.version, it.locked && c.rng.IntN(2) == 0)
 	case opMake:
-		_, err := g.st.CreateBucket(ctx, it.bucket, record.Settings{})
+		_, err := g.st.CreateBucket(ctx, it.bucket, record.Settings{QuotaBytes: uint64(it.quota)})
 		return id.Version{}, err
 	case opUnmake:
 		return id.Version{}, g.st.DeleteBucket(ctx, it.bucket)
@@ -331,6 +359,7 @@ func (c *client) change(g *gateway, it *item, o op) bool {
 	w := c.w
 	opens := w.startsSeen()
 	begun := time.Now()
+	o.quota, o.locked = it.quota, it.locked
 	v, err := c.call(g, it, o)
 	what := o.kind.String()
 	if o.from != nil {

@@ -124,6 +124,8 @@ type op struct {
 	create  bool       // a put that asks that there is nothing yet
 	parts   bool       // a put in several requests
 	got     id.Version // told with the acknowledgement
+	quota   int        // of the item's bucket, in bytes; 0: none
+	locked  bool       // the item's versions are retained
 	from    *item      // a put of what is current there, which the store copies
 	move    bool       // and which is deleted there at the same time
 }
@@ -159,6 +161,9 @@ func (o *op) after(s state, versioned bool) (state, error) {
 		if o.create && s.live() != nil {
 			return s, store.ErrPrecondition
 		}
+		if o.quota > 0 && o.body.size > o.quota {
+			return s, store.ErrQuota
+		}
 		v := version{body: o.body, id: o.got}
 		if versioned {
 			return s.push(v), nil
@@ -181,6 +186,9 @@ func (o *op) after(s state, versioned bool) (state, error) {
 		return s.without(0), nil
 	case opPurge:
 		for i, v := range s.stack {
+			if v.id == o.version && o.locked && !v.marker {
+				return s, store.ErrLocked
+			}
 			if v.id == o.version {
 				return s.without(i), nil
 			}
@@ -196,7 +204,7 @@ func (o *op) after(s state, versioned bool) (state, error) {
 }
 
 // definite are the refusals that say something about what is stored.
-var definite = []error{store.ErrNoBucket, store.ErrNoObject, store.ErrNoVersion, store.ErrBucketExists, store.ErrBucketNotEmpty, store.ErrPrecondition}
+var definite = []error{store.ErrNoBucket, store.ErrNoObject, store.ErrNoVersion, store.ErrBucketExists, store.ErrBucketNotEmpty, store.ErrPrecondition, store.ErrQuota, store.ErrLocked}
 
 // refusals say that nothing was done, and nothing else.
 var refusals = []error{store.ErrBusy, store.ErrFull, store.ErrUnavailable, store.ErrSuperseded, store.ErrClosed, store.ErrRetry}
@@ -215,6 +223,8 @@ func isAny(err error, list []error) error {
 type item struct {
 	bucket, key string
 	versioned   bool
+	quota       int  // of its bucket, in bytes; 0: none
+	locked      bool // its versions are retained for longer than the history lasts
 	states      []state
 	pending     []pending
 	move        *move // whose outcome is unknown; nothing is done to the item meanwhile

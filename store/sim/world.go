@@ -219,7 +219,17 @@ func newWorld(seed uint64, cfg Config) *world {
 
 // prepare makes what the clients expect to be there.
 func (w *world) prepare(g *gateway) error {
-	_, err := g.st.CreateBucket(context.Background(), versionsBucket, record.Settings{Versioning: true})
+	ctx := context.Background()
+	_, err := g.st.CreateBucket(ctx, versionsBucket, record.Settings{Versioning: true})
+	if err == nil {
+		_, err = g.st.CreateBucket(ctx, lockedBucket, record.Settings{Versioning: true, Lock: true, RetentionMode: record.Compliance, RetentionDays: 1})
+	}
+	// No history lasts a day, however the clock leaps: what follows these rules expires never.
+	for _, b := range []string{"main", versionsBucket, lockedBucket} {
+		if err == nil {
+			err = g.st.SetLifecycle(ctx, b, []store.Rule{{ExpireDays: 1, NoncurrentDays: 1, AbortDays: 1}})
+		}
+	}
 	return err
 }
 
