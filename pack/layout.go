@@ -9,7 +9,7 @@ import (
 const (
 	minClass  = 4 << 10  // the smallest size class
 	stepClass = 1 << 20  // above it, classes are multiples of classStep
-	classStep = 64 << 10 //
+	classStep = 16 << 10 // 64 KiB once; readers take any length
 	fullShard = 4 << 20  // a shard of a full data pack with k' <= 4
 	fullPack  = 16 << 20 // all data shards together of a full data pack with k' > 4
 
@@ -22,7 +22,7 @@ const (
 var ErrTooLarge = errors.New("pack: too large")
 
 // ClassOf is the smallest size class that n bytes fit into: a power of two from
-// 4 KiB to 1 MiB, above that a multiple of 64 KiB. Every shard is exactly a
+// 4 KiB to 1 MiB, above that a multiple of 16 KiB. Every shard is exactly a
 // class long.
 func ClassOf(n int) int {
 	switch {

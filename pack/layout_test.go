@@ -13,12 +13,12 @@ func isClass(n int) bool {
 	if n <= 1<<20 {
 		return n >= 4096 && n&(n-1) == 0
 	}
-	return n%65536 == 0
+	return n%16384 == 0
 }
 
 func TestClassOf(t *testing.T) {
 	for n, want := range map[int]int{0: 4096, 1: 4096, 4096: 4096, 4097: 8192, 524289: 1 << 20, 1 << 20: 1 << 20,
-		1<<20 + 1: 1<<20 + 65536, 4 << 20: 4 << 20, 4<<20 + 1: 4<<20 + 65536} {
+		1<<20 + 1: 1<<20 + 16384, 4 << 20: 4 << 20, 4<<20 + 1: 4<<20 + 16384} {
 		if got := ClassOf(n); got != want {
 			t.Errorf("class of %d is %d, want %d", n, got, want)
 		}
@@ -59,7 +59,7 @@ func TestEveryClassIsFilled(t *testing.T) {
 			t.Fatalf("class %d: one byte more makes a shard of %d, %v", n, g.ShardLen(), err)
 		}
 	}
-	if want := 9 + (MaxShardSize-1<<20)/65536; len(reached) != want {
+	if want := 9 + (MaxShardSize-1<<20)/16384; len(reached) != want {
 		t.Errorf("%d classes, want %d", len(reached), want)
 	}
 }
@@ -98,6 +98,27 @@ func TestFitIsAlwaysAClassAndEnough(t *testing.T) {
 	})
 }
 
+// A pack ends with the last chunk that fits, wherever that is: what its shards are
+// padded by is what a byte takes beyond the code.
+func TestPaddingIsSmall(t *testing.T) {
+	const k, meta = 4, 20 * 70
+	payload, stored := 0, 0
+	for n := 8 << 20; n <= Capacity(k, 20); n += 4099 {
+		l, err := Fit(n, meta, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := Header{K: k, MetaCoded: l.MetaCoded, MetaLen: l.MetaLen, SliceLen: l.SliceLen}
+		if waste := float64(k*h.ShardLen())/float64(n) - 1; waste > 0.01 {
+			t.Fatalf("%d bytes take %d: %.4f beyond", n, k*h.ShardLen(), waste)
+		}
+		payload, stored = payload+n, stored+k*h.ShardLen()
+	}
+	if waste := float64(stored)/float64(payload) - 1; waste > 0.004 {
+		t.Errorf("%.4f beyond what is stored", waste)
+	}
+}
+
 func TestFullPacks(t *testing.T) {
 	const maxChunk = 4<<20 - 64<<10 // the longest chunk; its seal adds a few dozen bytes
 	if got := Capacity(1, 1); got < maxChunk+64 {
@@ -106,7 +127,7 @@ func TestFullPacks(t *testing.T) {
 	for k := 1; k <= 16; k++ {
 		want := 4 << 20
 		if k > 4 {
-			want = 16 << 20 / k / 65536 * 65536
+			want = 16 << 20 / k / 16384 * 16384
 		}
 		for _, entries := range []int{0, 1, 4, 16, 64, 256, 1000} {
 			capacity := Capacity(k, entries)
