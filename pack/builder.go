@@ -83,6 +83,20 @@ func (b *Builder) fits(n int) bool {
 	return len(b.places) < MaxEntries && end <= len(b.buf) && (b.limit == 0 || end <= b.limit) && end <= Capacity(b.k, len(b.places)+1)
 }
 
+// Room is how many bytes that many further chunks may have together, at least.
+func (b *Builder) Room(chunks int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || len(b.places)+chunks > MaxEntries {
+		return 0
+	}
+	room := min(len(b.buf), Capacity(b.k, len(b.places)+chunks))
+	if b.limit > 0 {
+		room = min(room, b.limit)
+	}
+	return max(0, room-b.used)
+}
+
 // Add says that the reservation at e.Offset holds the sealed chunk e, which is
 // as long as was reserved.
 func (b *Builder) Add(e Entry) {

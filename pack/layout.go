@@ -7,8 +7,11 @@ import (
 )
 
 const (
+	// StepClass is where size classes become fine: above it they are multiples of 16 KiB,
+	// below powers of two.
+	StepClass = 1 << 20
+
 	minClass  = 4 << 10  // the smallest size class
-	stepClass = 1 << 20  // above it, classes are multiples of classStep
 	classStep = 16 << 10 // 64 KiB once; readers take any length
 	fullShard = 4 << 20  // a shard of a full data pack with k' <= 4
 	fullPack  = 16 << 20 // all data shards together of a full data pack with k' > 4
@@ -28,7 +31,7 @@ func ClassOf(n int) int {
 	switch {
 	case n <= minClass:
 		return minClass
-	case n <= stepClass:
+	case n <= StepClass:
 		return 1 << bits.Len(uint(n-1))
 	}
 	return (n + classStep - 1) / classStep * classStep
@@ -101,7 +104,7 @@ func fullClass(k int) int {
 		return fullShard
 	}
 	n := max(fullPack/k, minClass)
-	if n < stepClass {
+	if n < StepClass {
 		return 1 << (bits.Len(uint(n)) - 1)
 	}
 	return n / classStep * classStep

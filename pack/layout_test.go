@@ -84,7 +84,7 @@ func TestFitIsAlwaysAClassAndEnough(t *testing.T) {
 		// No smaller class would do.
 		if n := h.ShardLen(); n > minClass {
 			smaller := n / 2
-			if n > stepClass {
+			if n > StepClass {
 				smaller = n - classStep
 			}
 			h.SliceLen -= uint32(h.BodyLen() - bodyIn(smaller))

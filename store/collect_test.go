@@ -632,7 +632,7 @@ func TestMovedMeanwhile(t *testing.T) {
 	for _, b := range [][]byte{again, gone, stays} {
 		row, err := where(b)
 		if err == nil {
-			err = w.source(ctx, source{pack: row.Pack, k: DefaultWidth})
+			err = w.source(ctx, source{pack: row.Pack, k: DefaultWidth}, 0)
 		}
 		if err != nil {
 			t.Fatal(err)

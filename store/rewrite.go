@@ -38,6 +38,10 @@ const (
 	// moveAtOnce bounds the chunks of one pack that is written: a move changes up to four
 	// rows for each, and has a log pack for itself.
 	moveAtOnce = 2000
+	// lookAhead is how many chunks that wait are looked at for those that fill a pack up.
+	lookAhead = 16
+	// fillGrain is what lengths are rounded up to, so that what is chosen has room.
+	fillGrain = 1 << 10
 	// Log packs are emptied when so many wait for it, or when what lies in them fills a
 	// quarter of a pack.
 	logPacks = 256
@@ -307,11 +311,15 @@ func (c *collection) rewrite(ctx context.Context) error {
 		if err := context.Cause(ctx); err != nil {
 			return errors.Join(err, w.flush(context.WithoutCancel(ctx))) // what was read is not read again
 		}
-		if err := w.source(ctx, x); err != nil {
+		if err := w.source(ctx, x, lookAhead); err != nil {
 			return err
 		}
 		done += x.live
 		c.report(done, total, "bytes")
+	}
+	w.ending = true
+	if err := w.drain(ctx, 0); err != nil {
+		return err
 	}
 	return w.flush(ctx)
 }
@@ -326,19 +334,36 @@ type rewriter struct {
 	from  []id.Pack // for each chunk in it, where it lies until now
 	// Sources that were gone through; some of their chunks may be in o.
 	through []id.Pack
+
+	waiting []waiting // what is moved next, in order; of few packs more than one
+	chosen  int       // so many of them go into o next, that is decided
+	ending  bool      // nothing more comes
 }
 
-// source takes what is needed of one pack.
-func (w *rewriter) source(ctx context.Context, x source) error {
-	s := w.c.s
-	var (
-		g    geometry
-		rows []index.ChunkRow
-	)
-	err := s.view(func(r index.Reader) (err error) {
-		if g, err = s.locate(r, x.pack); err != nil {
-			return err
-		}
+// waiting is a chunk that is to be moved.
+type waiting struct {
+	key    packKey
+	chunk  id.Chunk
+	sealed int // how long it is where it lies
+	of     *going
+}
+
+// going is a source that is gone through.
+type going struct {
+	source
+	left int // chunks that wait
+	bad  bool
+
+	where geometry // as it was when a chunk of it was first moved into seen
+	seen  *openPack
+}
+
+// source takes what is needed of one pack, and moves it but for the last chunks, rest at
+// the most, which go with those of the next.
+func (w *rewriter) source(ctx context.Context, x source, rest int) error {
+	of := &going{source: x}
+	var add []waiting
+	err := w.c.s.view(func(r index.Reader) error {
 		in, err := r.Residents(x.pack)
 		if err != nil {
 			return err
@@ -349,7 +374,7 @@ func (w *rewriter) source(ctx context.Context, x source) error {
 				return err
 			}
 			if row.Refs > 0 {
-				rows = append(rows, row)
+				add = append(add, waiting{key: packKey{row.Realm, x.k}, chunk: row.Chunk, sealed: int(row.SealedLen), of: of})
 			}
 		}
 		return nil
@@ -360,36 +385,30 @@ func (w *rewriter) source(ctx context.Context, x source) error {
 	if err != nil {
 		return err
 	}
-	bad := false
-	for _, row := range rows {
+	if of.left = len(add); of.left == 0 {
+		w.through = append(w.through, x.pack)
+		return nil
+	}
+	w.waiting = append(w.waiting, add...)
+	return w.drain(ctx, rest)
+}
+
+// drain moves what waits, until no more than rest do.
+func (w *rewriter) drain(ctx context.Context, rest int) error {
+	for len(w.waiting) > rest {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		err := w.move(ctx, x, g, row)
-		switch {
-		case errors.Is(err, errUnreadable):
-			bad = true
-			s.log.Warn("a chunk could not be moved", "pack", x.pack, "err", err)
-		case err != nil:
+		if err := w.next(ctx); err != nil {
 			return err
 		}
 	}
-	if bad {
-		w.c.out.Unreadable++
-		s.unmovable(x.pack)
-	}
-	w.through = append(w.through, x.pack)
 	return nil
 }
 
-// errUnreadable says that a chunk cannot be moved: it stays where it is, and a scrub says
-// what is wrong.
-var errUnreadable = errors.New("not readable")
-
-// move reads one chunk and seals it into the open pack.
-func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.ChunkRow) error {
-	s := w.c.s
-	key := packKey{row.Realm, x.k}
+// next moves the chunk whose turn it is.
+func (w *rewriter) next(ctx context.Context) error {
+	key := w.waiting[0].key
 	if w.o != nil && w.o.key != key {
 		if err := w.flush(ctx); err != nil {
 			return err
@@ -400,6 +419,149 @@ func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.Chu
 			return err
 		}
 	}
+	if w.chosen == 0 && !w.choose() {
+		return w.flush(ctx)
+	}
+	c := w.waiting[0]
+	w.waiting = w.waiting[1:]
+	w.chosen--
+	err := w.move(ctx, c)
+	switch {
+	case errors.Is(err, errUnreadable):
+		c.of.bad = true
+		w.c.s.log.Warn("a chunk could not be moved", "pack", c.of.pack, "err", err)
+	case err != nil:
+		return err
+	}
+	if c.of.left--; c.of.left == 0 {
+		if c.of.bad {
+			w.c.out.Unreadable++
+			w.c.s.unmovable(c.of.pack)
+		}
+		w.through = append(w.through, c.of.pack)
+	}
+	return nil
+}
+
+// choose sees to it that the chunk whose turn it is has room in the open pack. As long as half
+// of those that are looked at have, they go in order; then it decides which of all of them fill
+// the pack best, and these go first. It is false when none has room.
+func (w *rewriter) choose() bool {
+	var sizes []int
+	all := 0
+	for _, c := range w.waiting[:min(lookAhead, len(w.waiting), moveAtOnce-len(w.from))] {
+		if c.key != w.o.key {
+			break
+		}
+		sizes, all = append(sizes, c.sealed), all+c.sealed
+	}
+	if len(sizes) == 0 {
+		return false
+	}
+	room, half := w.o.builder.Room(len(sizes)), 0
+	if w.ending {
+		room = w.leave(room)
+	}
+	for _, n := range sizes[:(len(sizes)+1)/2] { // so there is a choice left
+		half += n
+	}
+	switch {
+	case all <= room:
+		w.chosen = (len(sizes) + 1) / 2
+		return true
+	case half <= room:
+		w.chosen = 1
+		return true
+	}
+	chosen := fill(room, sizes)
+	if len(chosen) == 0 && len(w.from) == 0 {
+		chosen = []int{0} // alone it has more room than beside others
+	}
+	ordered := make([]waiting, 0, len(sizes))
+	for _, i := range chosen {
+		ordered = append(ordered, w.waiting[i])
+	}
+	for i, c := range w.waiting[:len(sizes)] {
+		if !slices.Contains(chosen, i) {
+			ordered = append(ordered, c)
+		}
+	}
+	copy(w.waiting, ordered)
+	w.chosen = len(chosen)
+	return w.chosen > 0
+}
+
+// leave is how much of the room of the last pack but one is used: so much is left for the last
+// that its shards get beyond the coarse classes, if there is so much.
+func (w *rewriter) leave(room int) int {
+	rest := 0
+	for _, c := range w.waiting {
+		if c.key == w.o.key {
+			rest += c.sealed
+		}
+	}
+	coarse := w.o.key.k * pack.StepClass
+	if whole := w.o.builder.Used() + room; rest >= coarse && rest > room && rest-room < coarse && coarse <= whole/2 {
+		return rest - coarse
+	}
+	return room
+}
+
+// fill chooses which of the sizes fill a room best, in order: the first, so that none waits
+// for long, unless it has no room, and those others that leave the least. The sizes are 255
+// at the most.
+func fill(room int, sizes []int) []int {
+	var out []int
+	from := 0
+	if len(sizes) > 0 && sizes[0] <= room {
+		room -= sizes[0]
+		out, from = append(out, 0), 1
+	}
+	// by[n] is the size, counted from 1, with which n grains were reached first: those before
+	// it reach the rest.
+	by := make([]uint8, room/fillGrain+1)
+	best := 0
+	for i, size := range sizes[from:] {
+		n := (size + fillGrain - 1) / fillGrain
+		for sum := len(by) - 1; sum >= n; sum-- {
+			if by[sum] == 0 && (sum == n || by[sum-n] > 0) {
+				by[sum] = uint8(from + i + 1)
+				best = max(best, sum)
+			}
+		}
+	}
+	for best > 0 {
+		i := int(by[best]) - 1
+		out = append(out, i)
+		best -= (sizes[i] + fillGrain - 1) / fillGrain
+	}
+	slices.Sort(out)
+	return out
+}
+
+// errUnreadable says that a chunk cannot be moved: it stays where it is, and a scrub says
+// what is wrong.
+var errUnreadable = errors.New("not readable")
+
+// move reads one chunk and seals it into the open pack.
+func (w *rewriter) move(ctx context.Context, c waiting) error {
+	s := w.c.s
+	var row index.ChunkRow
+	err := s.view(func(r index.Reader) (err error) { // it has waited
+		if row, err = r.Chunk(c.key.realm, c.chunk); err != nil || c.of.seen == w.o {
+			return err
+		}
+		if c.of.where, err = s.locate(r, c.of.pack); err == nil {
+			c.of.seen = w.o
+		}
+		return err
+	})
+	if errors.Is(err, index.ErrNotFound) || err == nil && (row.Pack != c.of.pack || row.Refs == 0) {
+		return nil // nobody needs it there
+	}
+	if err != nil {
+		return err
+	}
 	// Memory is taken in the order of a reader: chunks, then what fetching takes.
 	weight := weigh(int(row.PlainLen))
 	if err := s.goOn(ctx, s.mem.readers, weight); err != nil {
@@ -408,7 +570,7 @@ func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.Chu
 	defer s.mem.readers.Release(weight)
 	plain := s.chunks.get(int(row.PlainLen))
 	defer s.chunks.put(plain)
-	data, err := w.read(ctx, g, row, plain[:0])
+	data, err := w.read(ctx, c.of.where, row, plain[:0])
 	if err != nil {
 		return err
 	}
@@ -419,14 +581,14 @@ func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.Chu
 	defer free()
 	for {
 		dst, off, ok := w.o.builder.Reserve(int(info.SealedLen))
-		if !ok || len(w.from) == moveAtOnce {
+		if !ok || len(w.from) == moveAtOnce { // it is longer now than it was
 			if ok {
 				w.o.builder.Abandon(off)
 			}
 			if err := w.flush(ctx); err != nil {
 				return err
 			}
-			if err := w.open(ctx, key); err != nil {
+			if err := w.open(ctx, c.key); err != nil {
 				return err
 			}
 			continue
@@ -440,7 +602,7 @@ func (w *rewriter) move(ctx context.Context, x source, g geometry, row index.Chu
 			return fmt.Errorf("seal a chunk: %w", err)
 		}
 		w.o.builder.Add(pack.Entry{Info: info, Offset: off})
-		w.from = append(w.from, x.pack)
+		w.from = append(w.from, c.of.pack)
 		return nil
 	}
 }
@@ -489,6 +651,7 @@ func (w *rewriter) open(ctx context.Context, key packKey) error {
 		return err
 	}
 	w.realm = realm
+	w.chosen = 0
 	w.o = &openPack{key: key, buf: buf, builder: pack.NewBuilder(buf, key.k, s.packs.limit(key)), why: node.ForCompaction}
 	return nil
 }
