@@ -127,7 +127,7 @@ func openWith(o Options, change func(*badger.Options)) (*Engine, error) {
 	bo := badgerOptions(&o)
 	change(&bo)
 	if err := checkTables(bo); err != nil {
-		return nil, fmt.Errorf("badger: open: %w", err)
+		return nil, whose(&o, fmt.Errorf("badger: open: %w", err))
 	}
 	// A log that a process with larger memtables has left does not fit into a smaller
 	// one, and badger ends the process over that: it goes into a table first.
@@ -141,12 +141,12 @@ func openWith(o Options, change func(*badger.Options)) (*Engine, error) {
 			err = translate("close", db.Close())
 		}
 		if err != nil {
-			return nil, err
+			return nil, whose(&o, err)
 		}
 	}
 	db, err := open(bo)
 	if err != nil {
-		return nil, err
+		return nil, whose(&o, err)
 	}
 	e := &Engine{
 		db:  db,
@@ -160,6 +160,9 @@ func openWith(o Options, change func(*badger.Options)) (*Engine, error) {
 	}
 	if e.mem, err = newestLog(o.Dir); err == nil {
 		err = syncPath(o.Dir) // the names of the files that Open has made
+	}
+	if err == nil {
+		err = own(&o)
 	}
 	if err != nil {
 		db.Close()

@@ -151,6 +151,73 @@ func TestHarmedFiles(t *testing.T) {
 	}
 }
 
+// TestKeyRegistryBitByBit: whichever bit of the key registry flips, the index is damaged
+// or still whole, and never another store's; without the note of whose it is nobody can
+// say. Another key is another key all the same.
+func TestKeyRegistryBitByBit(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "index")
+	e := mustOpen(t, small(base))
+	if err := e.Commit([]kv.Op{{Key: []byte("k"), Value: []byte("v")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(base, "KEYREGISTRY"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := 0
+	for i := 0; i < 8*len(whole); i += 3 {
+		b := bytes.Clone(whole)
+		b[i/8] ^= 1 << (i % 8)
+		dir := filepath.Join(t.TempDir(), "index")
+		if err := errors.Join(os.CopyFS(dir, os.DirFS(base)), os.WriteFile(filepath.Join(dir, "KEYREGISTRY"), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		e, err := Open(small(dir))
+		switch {
+		case err == nil:
+			if err := e.Close(); err != nil {
+				t.Errorf("bit %d: close: %v", i, err)
+			}
+		case !errors.Is(err, kv.ErrDamaged) || errors.Is(err, kv.ErrForeign):
+			t.Errorf("bit %d of the key registry: %v, want ErrDamaged", i, err)
+		default:
+			damaged++
+		}
+	}
+	if damaged < 28*8/3 {
+		t.Errorf("of %d bits %d are found", 8*len(whole), damaged)
+	}
+	other := small(base)
+	other.EncryptionKey = kv.NewSecret([32]byte{1})
+	if _, err := Open(other); !errors.Is(err, kv.ErrForeign) {
+		t.Errorf("another key: %v, want ErrForeign", err)
+	}
+	// Of an earlier version, or rotten: it is written again.
+	for _, b := range [][]byte{nil, []byte("rotten")} {
+		path := filepath.Join(base, ownerName)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if b != nil {
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Open(other); !errors.Is(err, kv.ErrForeign) {
+			t.Errorf("another key, note %q: %v, want ErrForeign", b, err)
+		}
+		if err := mustOpen(t, small(base)).Close(); err != nil {
+			t.Fatal(err)
+		}
+		if o := small(base); !owned(&o) {
+			t.Errorf("note %q is not written again", b)
+		}
+	}
+}
+
 func forTables(dir string, fn func(path string, size int64) error) error {
 	names, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil || len(names) == 0 {
