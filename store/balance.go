@@ -105,7 +105,7 @@ func (s *Store) planMoves(b *balancing) (packs []id.Pack, bytes uint64, err erro
 // anywhere, another run goes on.
 func (s *Store) rebalance(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*MoveResult, error) {
 	var (
-		res     = &MoveResult{DryRun: opt.DryRun}
+		res     = &MoveResult{DryRun: opt.DryRun, names: s.members.Load().naming()}
 		total   uint64
 		mv      = s.newMover(res, opt, func(done uint64) { report(done, max(done, total)) })
 		relaxed bool

@@ -55,7 +55,7 @@ func (s *Store) drainLeft(set *memberSet) (left drainLeft, err error) {
 // removed. What is left is read from the pack rows, never from a queue.
 func (s *Store) drain(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*MoveResult, error) {
 	var (
-		res = &MoveResult{}
+		res = &MoveResult{names: s.members.Load().naming()}
 		mv  = s.newMover(res, opt, func(done uint64) { report(done, max(done, res.Planned)) })
 	)
 	defer mv.letGo()

@@ -41,12 +41,14 @@ type MoveResult struct {
 	Empty    []string `json:"empty,omitempty"`
 	DryRun   bool     `json:"dry_run,omitempty"`
 	Findings []string `json:"findings,omitempty"` // why, of the first that are left
+
+	names *strings.Replacer // of nodes; see [memberSet.naming]
 }
 
 func (r *MoveResult) leave(err error) {
 	r.Left++
 	if len(r.Findings) < scrubFindings {
-		r.Findings = append(r.Findings, cutText(strings.ReplaceAll(err.Error(), "\n", "; "), maxFinding))
+		r.Findings = append(r.Findings, finding(r.names, err))
 	}
 }
 

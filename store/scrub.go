@@ -72,11 +72,22 @@ type ScrubResult struct {
 	DryRun       bool   `json:"dry_run,omitempty"`
 	// Found are chunks that were marked as damaged and are stored again.
 	Found int `json:"found_chunks,omitempty"`
+
+	names *strings.Replacer // of nodes, for findings; see [memberSet.naming]
+}
+
+// finding is what is told of an error: one line, with nodes by their names.
+func finding(names *strings.Replacer, err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if names != nil {
+		text = names.Replace(text)
+	}
+	return cutText(text, maxFinding)
 }
 
 func (r *ScrubResult) find(err error) {
 	if len(r.Findings) < scrubFindings {
-		r.Findings = append(r.Findings, cutText(strings.ReplaceAll(err.Error(), "\n", "; "), maxFinding))
+		r.Findings = append(r.Findings, finding(r.names, err))
 	}
 }
 
@@ -331,6 +342,7 @@ func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, tot
 		sc.state.Began = s.now()
 		sc.res = &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
 	}
+	sc.res.names = s.members.Load().naming()
 	sc.res.Runs++
 	began, before := time.Now(), sc.res.Seconds
 	cursor, err := sc.walk(ctx, cursor, report)

@@ -41,6 +41,11 @@ func (r *rig) scrub(opt JobOptions) (*ScrubResult, error) {
 	if res.Damaged != res.Repaired+res.Left+res.Passing {
 		r.t.Errorf("%d damaged, %d repaired, %d left, %d passing", res.Damaged, res.Repaired, res.Left, res.Passing)
 	}
+	for _, m := range r.st.members.Load().all { // findings are for people
+		if i := slices.IndexFunc(res.Findings, func(f string) bool { return strings.Contains(f, m.info.ID.String()) }); i >= 0 {
+			r.t.Errorf("a finding names %s by its ID: %s", m.info.Name, res.Findings[i])
+		}
+	}
 	return res, err
 }
 

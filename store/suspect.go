@@ -58,7 +58,7 @@ func (s *Store) repairSuspects(ctx context.Context, r *run, out *Repaired) (n in
 		return 0, nil
 	}
 	sc := &scrubbing{s: s, saved: time.Now(), pace: pacer{s: s, rate: ScrubRate},
-		res: &ScrubResult{Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}}
+		res: &ScrubResult{names: s.members.Load().naming(), Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}}
 	for i, p := range packs {
 		if err = context.Cause(ctx); err == nil {
 			err = sc.pack(ctx, p)

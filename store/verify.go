@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"cairn/id"
 	"cairn/index"
@@ -31,6 +32,7 @@ type Report struct {
 	// lost since. The next start writes it again either way. It is no finding.
 	Open *OpenPack `json:"open,omitempty"`
 
+	names  *strings.Replacer // of nodes
 	tail   id.Pack
 	unread map[id.Pack]struct{}        // packs that cannot be read
 	broken map[index.Resident]struct{} // single chunks that cannot, by realm and ID
@@ -66,7 +68,11 @@ func (r *Report) lost(kind, format string, a ...any) {
 
 func (r *Report) find(kind, format string, a ...any) {
 	if len(r.Findings) < maxFindings {
-		r.Findings = append(r.Findings, Finding{kind, fmt.Sprintf(format, a...)})
+		text := fmt.Sprintf(format, a...)
+		if r.names != nil {
+			text = r.names.Replace(text)
+		}
+		r.Findings = append(r.Findings, Finding{kind, text})
 	}
 }
 
@@ -100,6 +106,7 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 	if rec.Version != s.members.Load().rec.Version {
 		s.members.Store(s.newSet(rec))
 	}
+	r.names = s.members.Load().naming()
 	if err := s.verifyPacks(ctx, &r); err != nil {
 		return r, err
 	}
@@ -413,6 +420,15 @@ func (s *Store) verifyManifest(ctx context.Context, rd index.Reader, r *Report, 
 			return fmt.Errorf("%w: a chunk of %d bytes where the manifest says %d", ErrDamaged, row.Info.PlainLen, l.ref.Len)
 		}
 	}
+}
+
+// naming puts the names of members in the place of their IDs, in text for people.
+func (s *memberSet) naming() *strings.Replacer {
+	var pairs []string
+	for _, m := range s.all {
+		pairs = append(pairs, m.info.ID.String(), m.info.Name)
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // nameOf is a member's name, or the ID of a node that is none any more.

@@ -43,7 +43,7 @@ var problems = []struct {
 	hint   string
 }{
 	{store.ErrUnknown, http.StatusServiceUnavailable, "outcome-unknown", "the write may exist or not: read it, or send it again"},
-	{store.ErrNoBucket, http.StatusNotFound, "no-such-bucket", "create it first: cairn bucket create NAME, or PUT /v1/buckets/NAME"},
+	{store.ErrNoBucket, http.StatusNotFound, "no-such-bucket", "`cairn bucket ls` (GET /v1/buckets) lists those there are; `cairn bucket create NAME` (PUT /v1/buckets/NAME) makes one"},
 	{store.ErrNoVersion, http.StatusNotFound, "no-such-version", "list the versions: cairn ls --versions BUCKET/KEY, or GET /v1/buckets/BUCKET/objects?versions=true"},
 	{store.ErrNoUpload, http.StatusNotFound, "no-such-upload", "it was never begun, was aborted, or nothing came for seven days: begin it again"},
 	{store.ErrOffset, http.StatusConflict, "upload-mismatched-offset", "ask for the offset with HEAD and go on from there"},
@@ -54,10 +54,10 @@ var problems = []struct {
 	{store.ErrNoObject, http.StatusNotFound, "no-such-object", ""},
 	{store.ErrNoShares, http.StatusNotFound, "no-shares", "a job computes them, and they are not kept over a restart: cairn df --exclusive, or POST /v1/jobs with the kind usage"},
 	{store.ErrNoJob, http.StatusNotFound, "no-such-job", "the newest runs of each kind are known: cairn jobs ls, or GET /v1/jobs"},
-	{store.ErrJobRunning, http.StatusConflict, "job-running", "one of a kind runs at a time: wait for it or cancel it; Location says where it is"},
+	{store.ErrJobRunning, http.StatusConflict, "job-running", "one of a kind runs at a time: wait for it or cancel it: `cairn jobs ls` shows it, and the header Location says where it is"},
 	{store.ErrJobOver, http.StatusConflict, "job-over", ""},
 	{store.ErrBucketExists, http.StatusConflict, "bucket-exists", ""},
-	{store.ErrBucketNotEmpty, http.StatusConflict, "bucket-not-empty", "delete its objects first"},
+	{store.ErrBucketNotEmpty, http.StatusConflict, "bucket-not-empty", "remove its objects first: `cairn rm --recursive BUCKET/`; versions that are locked keep the bucket until their locks are over, `cairn ls --versions` lists them"},
 	{store.ErrPrecondition, http.StatusPreconditionFailed, "precondition-failed", "read the current version and decide again"},
 	{store.ErrTooLarge, http.StatusRequestEntityTooLarge, "too-large", ""},
 	{store.ErrRange, http.StatusRequestedRangeNotSatisfiable, "range-not-satisfiable", ""},
