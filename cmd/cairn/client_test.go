@@ -56,25 +56,53 @@ func runClient(t *testing.T, h http.HandlerFunc, args ...string) (dir string, ex
 	return dir, cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
 }
 
-// TestBodyCutShort: the message says how much there was and where to look, and no
+// TestBodyCutShort: the message says how much there was and why there is no more, and no
 // file appears.
 func TestBodyCutShort(t *testing.T) {
 	t.Parallel()
-	cut := func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			panic(err)
+	for name, c := range map[string]struct {
+		args []string
+		next string // how the server answers to the byte that follows
+		want string
+	}{
+		"damaged": {nil, "HTTP/1.1 500 X\r\nContent-Type: application/problem+json\r\nContent-Length: 81\r\n\r\n" + fmt.Sprintf("%-81s", `{"type":"urn:cairn:problem:damaged","title":"object is damaged","hint":"see"}`),
+			"cairn: main/b: the server broke off after 10 of 100 bytes: object is damaged"},
+		"there":     {nil, "HTTP/1.1 206 X\r\nContent-Length: 1\r\n\r\na", "cairn: main/b: the server broke off after 10 of 100 bytes; what follows can be read again: try once more\n"},
+		"a part":    {[]string{"--range", "30-"}, "HTTP/1.1 206 X\r\nContent-Length: 1\r\n\r\na", "try once more\n"},
+		"cut again": {nil, "HTTP/1.1 206 X\r\nContent-Length: 1\r\n\r\n", "the byte that follows cannot be read; see `cairn status`\n"},
+	} {
+		asked := ""
+		cut := func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer conn.Close()
+			switch at := r.Header.Get("Range"); {
+			case at == "":
+				fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")
+			case strings.HasSuffix(at, "-"):
+				fmt.Fprint(conn, "HTTP/1.1 206 X\r\nContent-Range: bytes 30-129/130\r\nContent-Length: 100\r\n\r\n0123456789")
+			default:
+				asked = at
+				fmt.Fprint(conn, c.next)
+			}
 		}
-		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")
-		conn.Close()
-	}
-	for _, to := range []string{"-", "copy"} {
-		dir, exit, _, said := runClient(t, cut, "get", "main/b", to)
-		if want := "cairn: main/b: the server broke off after 10 of 100 bytes; see `cairn status`\n"; exit != 1 || said != want {
-			t.Errorf("get to %s exits with %d and says %q, want 1 and %q", to, exit, said, want)
-		}
-		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-			t.Errorf("get to %s leaves %v, %v", to, left, err)
+		for _, to := range []string{"-", "copy"} {
+			dir, exit, _, said := runClient(t, cut, append([]string{"get", "main/b", to}, c.args...)...)
+			if exit != 1 || !strings.Contains(said, c.want) {
+				t.Errorf("%s: get to %s exits with %d and says %q, want 1 and %q", name, to, exit, said, c.want)
+			}
+			want := "bytes=10-10"
+			if c.args != nil {
+				want = "bytes=40-40"
+			}
+			if asked != want {
+				t.Errorf("%s: %q is asked for, want %s", name, asked, want)
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				t.Errorf("%s: get to %s leaves %v, %v", name, to, left, err)
+			}
 		}
 	}
 }

@@ -237,7 +237,7 @@ func runGet(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		defer resp.Body.Close()
-		_, err = fetch(cmd.OutOrStdout(), resp, resp.Body, bucket, key)
+		_, err = fetch(cmd.Context(), cl, cmd.OutOrStdout(), resp, resp.Body, bucket, key)
 		return err
 	}
 	name := key[strings.LastIndexByte(key, '/')+1:]
@@ -297,8 +297,9 @@ func open(ctx context.Context, cl *client, bucket, key string, query url.Values,
 	return resp, nil
 }
 
-// fetch copies a body, read through r, and says how far it came when it ends early.
-func fetch(w io.Writer, resp *http.Response, r io.Reader, bucket, key string) (int64, error) {
+// fetch copies a body, read through r, and says how far it came when it ends early, and
+// why: the next byte is asked for by itself.
+func fetch(ctx context.Context, cl *client, w io.Writer, resp *http.Response, r io.Reader, bucket, key string) (int64, error) {
 	n, err := io.Copy(w, r)
 	if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
 		err = io.ErrUnexpectedEOF
@@ -308,12 +309,43 @@ func fetch(w io.Writer, resp *http.Response, r io.Reader, bucket, key string) (i
 		if resp.ContentLength >= 0 {
 			of = fmt.Sprintf(" of %d", resp.ContentLength)
 		}
-		return n, fmt.Errorf("%s/%s: the server broke off after %d%s bytes; see `cairn status`", bucket, printable(key), n, of)
+		broke := fmt.Errorf("%s/%s: the server broke off after %d%s bytes", bucket, printable(key), n, of)
+		if why := nextByte(ctx, cl, resp, n, bucket, key); why != nil {
+			return n, fmt.Errorf("%w: %w", broke, why)
+		}
+		return n, fmt.Errorf("%w; what follows can be read again: try once more", broke)
 	}
 	if err != nil {
 		return n, fmt.Errorf("read %s/%s: %w", bucket, printable(key), err)
 	}
 	return n, nil
+}
+
+// nextByte asks for the byte behind the n that came of an answer, and returns why it
+// cannot be had.
+func nextByte(ctx context.Context, cl *client, resp *http.Response, n int64, bucket, key string) error {
+	from := n
+	if at, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes "); ok {
+		first, _, _ := strings.Cut(at, "-")
+		begin, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			return nil
+		}
+		from += begin
+	}
+	h := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", from, from)}}
+	if tag := resp.Header.Get("ETag"); tag != "" {
+		h.Set("If-Match", tag)
+	}
+	again, err := open(ctx, cl, bucket, key, resp.Request.URL.Query(), h)
+	if err != nil {
+		return err
+	}
+	defer again.Body.Close()
+	if m, err := io.Copy(io.Discard, io.LimitReader(again.Body, 2)); m != 1 || err != nil {
+		return errors.New("the byte that follows cannot be read; see `cairn status`")
+	}
+	return nil
 }
 
 // fileName reports whether a relative path names the one file that it spells:
@@ -353,7 +385,7 @@ func getOne(ctx context.Context, cl *client, bars *progress, bucket, key string,
 	if how.verify {
 		to = io.MultiWriter(f, sum)
 	}
-	n, err := fetch(to, resp, bar.reader(resp.Body), bucket, key)
+	n, err := fetch(ctx, cl, to, resp, bar.reader(resp.Body), bucket, key)
 	if err == nil && how.verify {
 		if err = readBackFile(dir, temp, f, sum); err != nil {
 			err = fmt.Errorf("%s: %w", printable(target), err)

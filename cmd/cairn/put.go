@@ -369,7 +369,7 @@ func readBack(ctx context.Context, cl *client, o objectInfo, size uint64, sum *b
 	}
 	defer resp.Body.Close()
 	got := blake3.New()
-	n, err := fetch(got, resp, resp.Body, o.Bucket, o.Key)
+	n, err := fetch(ctx, cl, got, resp, resp.Body, o.Bucket, o.Key)
 	if err != nil {
 		return fmt.Errorf("it was stored, and could not be verified: %w", err)
 	}

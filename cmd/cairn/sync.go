@@ -277,7 +277,7 @@ func (s *syncing) compare(ctx context.Context, name string) (bool, error) {
 		return false, err
 	}
 	defer resp.Body.Close()
-	if _, err := fetch(there, resp, resp.Body, s.bucket, s.prefix+name); err != nil {
+	if _, err := fetch(ctx, s.cl, there, resp, resp.Body, s.bucket, s.prefix+name); err != nil {
 		return false, err
 	}
 	return bytes.Equal(here.Sum(nil), there.Sum(nil)), nil
