@@ -23,7 +23,8 @@ var layers = [][]string{
 	{"pack"},
 	{"record"},
 	{"index/kv", "node", "node/vfs"},
-	{"index/kv/badgerkv", "index/kv/memkv", "index/kv/kvtest", "index", "node/vfs/crashfs", "node/vfs/vfstest", "node/disk", "node/nodetest"},
+	{"index/kv/badgerkv", "index/kv/memkv", "index/kv/kvtest", "index", "node/vfs/crashfs", "node/vfs/vfstest", "node/disk", "node/nodetest", "node/link"},
+	{"node/remote", "node/server"},
 	{"store"},
 	{"store/sim"},
 	{"datadir", "maintain", "notice"},
@@ -46,7 +47,8 @@ var homes = []struct {
 	dirs            []string
 	tests           bool // test files may use it anywhere
 }{
-	{"github.com/labstack/echo", "the web framework translates protocols; it appears only in api", []string{"api"}, false},
+	{"github.com/labstack/echo", "the web framework translates protocols: those of api, and the link to nodes", []string{"api", "node/server"}, false},
+	{"github.com/failsafe-go/failsafe-go", "retries and breakers belong to the link to nodes", []string{"node/remote"}, false},
 	{"github.com/dgraph-io/badger", "badger is one engine of the index; nothing else may depend on how it works", []string{"index/kv/badgerkv"}, false},
 	{"github.com/klauspost/reedsolomon", "the codec's types stay in erasure", []string{"erasure"}, false},
 	{"github.com/tidwall/btree", "the memory engine's tree", []string{"index/kv"}, false},

@@ -132,6 +132,7 @@ func (c *Call) Authority() node.Authority {
 const (
 	infoSize  = 96  // bytes that an [Info] takes at most, as it is sent
 	entrySize = 400 // an [Entry]
+	maxReason = 200 // why a log shard is damaged
 	restSize  = 2 << 10
 )
 
@@ -197,7 +198,7 @@ func OfFound(f *node.Found) Entry {
 		return out
 	}
 	out.Epoch, out.Seq, out.Attempt = f.Header.Epoch, f.Header.Seq, f.Header.Attempt
-	out.Damaged = Words(f.Err)
+	out.Damaged = cut(Words(f.Err), maxReason)
 	return out
 }
 

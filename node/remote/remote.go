@@ -66,8 +66,9 @@ type Node struct {
 
 	mu     sync.Mutex
 	closed bool
-	run    string   // of the process that answered last
-	runs   []string // of those before it
+	run    string    // of the process that answered last
+	runs   []string  // of those before it
+	copied time.Time // until then nobody is asked: two processes have answered
 }
 
 var _ node.Store = (*Node)(nil)
@@ -151,6 +152,9 @@ func (n *Node) enter(ctx context.Context) error {
 	if n.closed {
 		return node.ErrClosed
 	}
+	if time.Now().Before(n.copied) {
+		return fmt.Errorf("%w: %w", node.ErrUnavailable, errCopied)
+	}
 	if n.breaker.IsOpen() {
 		return fmt.Errorf("%w: it has not answered for a while", node.ErrUnavailable)
 	}
@@ -227,6 +231,12 @@ func (n *Node) watch() {
 	})
 }
 
+// errCopied: nobody can say which of the two holds what was stored.
+var errCopied = errors.New("two processes answer in turn under the identity of one node: one of them is a copy, stop it")
+
+// copiedFor is how long a node of which there are two is not asked.
+const copiedFor = 30 * time.Second
+
 // heard checks whose answer it is.
 func (n *Node) heard(h http.Header) error {
 	who, run, _ := strings.Cut(h.Get(link.NodeHeader), " ")
@@ -239,7 +249,11 @@ func (n *Node) heard(h http.Header) error {
 	case run == n.run:
 		return nil
 	case slices.Contains(n.runs, run):
-		return errors.New("two processes answer in turn under the identity of one node: one of them is a copy, stop it")
+		if n.copied.Before(time.Now()) {
+			n.cfg.Log.Error("a node is not asked any more", "node", n.cfg.Node, "address", n.cfg.Address, "err", errCopied)
+		}
+		n.copied = time.Now().Add(copiedFor)
+		return errCopied
 	}
 	if n.run != "" {
 		n.runs = append(n.runs[max(0, len(n.runs)-7):], n.run)
@@ -262,11 +276,17 @@ func (n *Node) ask(ctx context.Context, c link.Call) (link.Result, error) {
 		return link.Result{}, err
 	}
 	var out link.Result
-	err := n.retry.do(ctx, func(err error) bool { _, failed := errors.AsType[*linkError](err); return failed || errors.Is(err, link.ErrNotBegun) }, func() (err error) {
+	err := n.retry.do(ctx, harmless, func() (err error) {
 		out, err = n.once(ctx, c)
 		return err
 	})
 	return out, err
+}
+
+// harmless reports whether what changes nothing is asked again.
+func harmless(err error) bool {
+	_, failed := errors.AsType[*linkError](err)
+	return (failed || errors.Is(err, link.ErrNotBegun)) && !errors.Is(err, errCopied)
 }
 
 // once has a call answered.
@@ -449,7 +469,7 @@ func (n *Node) Read(ctx context.Context, k node.Key, off int64, dst []byte) erro
 		if off < 0 || len(dst) > pack.MaxShardSize {
 			return n.fail("read", k, fmt.Errorf("%w: %d bytes at %d", node.ErrDamaged, len(dst), off))
 		}
-		err := n.retry.do(ctx, func(err error) bool { _, failed := errors.AsType[*linkError](err); return failed || errors.Is(err, link.ErrNotBegun) }, func() error {
+		err := n.retry.do(ctx, harmless, func() error {
 			return n.readLong(ctx, k, off, dst)
 		})
 		return n.fail("read", k, err)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"cairn/id"
 	"cairn/node"
@@ -163,5 +162,3 @@ func TestRemote(t *testing.T) {
 		})
 	}
 }
-
-var _ = time.Second
