@@ -13,7 +13,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: mutants help build run test check race lint fuzz long bench image clean
+.PHONY: links mutants help build run test check race lint fuzz long bench image clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ test: ## unit, property, simulation and integration tests; under 15 minutes on 2
 	$(GO) vet ./...
 	$(GO) test -timeout 14m ./...
 
-check: test race lint fuzz long ## everything: test, race detector, linters, fuzzing, the long crash and fault runs
+check: test race lint fuzz long links ## everything: test, race detector, linters, fuzzing, the long crash and fault runs
 
 race: ## the tests under the race detector (needs a C compiler)
 	$(GO) test -race -short -timeout 30m ./...
@@ -49,6 +49,10 @@ long: ## the long crash, loss and simulation runs
 
 mutants: ## plant each known bug in a copy of the tree and see that a suite catches it
 	CAIRN_MUTANTS=1 $(GO) test -v -timeout 60m -run TestMutantsAreCaught ./store/sim
+
+# Not those in a bubble with a clock of its own, in which no connection is ever ready.
+links: ## the store's own tests with all nodes behind links
+	CAIRN_LINKS=1 $(GO) test -short -timeout 30m -skip "^($$(grep -l synctest store/*_test.go | xargs grep -h '^func Test' | sed 's/func \(Test[A-Za-z0-9]*\).*/\1/' | paste -sd'|'))\$$" ./store
 
 bench: build ## the benchmarks: CPU seconds per GB of each stage, of put and get; small objects
 	$(GO) run ./cmd/stages $(BENCHFLAGS)

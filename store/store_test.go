@@ -65,6 +65,9 @@ func newRigOf(t *testing.T, nodes, m int, fsys func(name string) *crashfs.FS) *r
 		}
 		r.genesis.Members = append(r.genesis.Members, record.Member{ID: nid, Name: name})
 	}
+	if overLinks() {
+		r.wrap = func(_ string, n node.Store) node.Store { return linked(t, n) }
+	}
 	r.open()
 	t.Cleanup(func() {
 		if r.st != nil {
