@@ -35,7 +35,6 @@ const (
 // waiting is a call with whoever waits for its answer.
 type waiting struct {
 	call   *link.Call
-	body   []byte // encoded, without its number: that is its place in the request
 	ended  chan struct{}
 	answer link.Answer
 	err    error

@@ -134,8 +134,8 @@ func (n *Node) Close() error {
 	if was {
 		return n.fail("close", node.Key{}, node.ErrClosed)
 	}
+	n.quick.mu.Lock() // whoever looks at n.ctx there begins what is waited for here, or nothing
 	n.cancel(node.ErrClosed)
-	n.quick.mu.Lock() // whoever looked at n.ctx before has begun what is waited for
 	n.quick.mu.Unlock()
 	n.all.Wait()
 	n.http.CloseIdleConnections()
