@@ -80,7 +80,12 @@ func (r *Round) adopt(p id.Pack, e *pack.Entry, own bool) error {
 	case err != nil:
 		return err
 	}
-	if row.Kind != e.Kind || row.PlainLen != e.PlainLen {
+	if row.Unknown() {
+		// What stood for it is all that there was: it is as if it were new, but for its edges.
+		if uint8(e.Kind) == kindList {
+			r.lists[chunkKey{e.Realm, e.Chunk}] = struct{}{}
+		}
+	} else if row.Kind != e.Kind || row.PlainLen != e.PlainLen {
 		if err := r.mismatch("a chunk that was something else before"); err != nil {
 			return err
 		}
@@ -509,8 +514,15 @@ func (r *Round) applyPut(p *record.Put) error {
 	if len(p.ETag) > maxETag || len(p.Before) != len(p.Manifest.Roots) {
 		return fmt.Errorf("%w: an ETag of %d bytes, %d counts for %d roots", ErrRecord, len(p.ETag), len(p.Before), len(p.Manifest.Roots))
 	}
-	b, err := r.bucketFor(p.In, p.Bucket)
-	if b == nil {
+	b, err := r.bucketOf(p.Bucket)
+	if errors.Is(err, ErrNotFound) {
+		// Its settings are lost too: what comes shall not replace what is there.
+		set := record.Settings{Versioning: true, Lock: p.Lock != (record.Lock{})}
+		if b, err = r.lostBucket(p.In, p.Bucket, set); err != nil {
+			return err
+		}
+	}
+	if b, err = r.bucketFor(p.In, p.Bucket); b == nil {
 		return err
 	}
 	for i := range p.Manifest.Roots {
@@ -745,6 +757,11 @@ func (r *Round) applyBucketSet(s *record.BucketSet) error {
 	if err := checkSettings(&s.Settings); err != nil {
 		return err
 	}
+	if _, err := r.bucketOf(s.Bucket); errors.Is(err, ErrNotFound) {
+		if _, err := r.lostBucket(s.In, s.Bucket, s.Old); err != nil {
+			return err
+		}
+	}
 	b, err := r.bucketFor(s.In, s.Bucket)
 	if b == nil {
 		return err
@@ -826,11 +843,16 @@ func (r *Round) applyNodes(n *record.Nodes) error {
 			return err
 		}
 	}
+	return r.setNodes(&old, n)
+}
+
+// setNodes replaces the rows of a node set.
+func (r *Round) setNodes(old, n *record.Nodes) error {
 	// Only rows that differ are written.
 	rows := map[string][]byte{}
 	r.nodeRows(n, func(key, value []byte) { rows[string(key)] = value })
 	var firstErr error
-	r.nodeRows(&old, func(key, value []byte) {
+	r.nodeRows(old, func(key, value []byte) {
 		if firstErr != nil {
 			return
 		}
@@ -912,8 +934,10 @@ func (r *Round) applyReshard(s *record.Reshard) error {
 		// Its places are known when this round's pack names them.
 		return r.mismatch("a shard of the head moves")
 	}
-	if int(s.Index) >= int(row.K)+int(row.M) {
+	if int(s.Index) >= int(row.K)+int(row.M) && row.Size > 0 {
 		return fmt.Errorf("%w: shard %d of a pack of %d+%d", ErrRecord, s.Index, row.K, row.M)
+	} else if int(s.Index) >= int(row.K)+int(row.M) {
+		return r.mismatch("shard %d moves of a pack of which only %d are known", s.Index, int(row.K)+int(row.M)) // it was given up
 	}
 	// The place that is named, else any of the same shard.
 	at := slices.Index(row.Shards, s.Old)

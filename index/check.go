@@ -263,7 +263,7 @@ func (a *audit) head() error {
 		return err
 	}
 	a.out.Head = h
-	for _, table := range [...]byte{tableFormat, tableHead, tableTotals, tableNodes, tableBucketName, tableLoading} {
+	for _, table := range [...]byte{tableFormat, tableHead, tableTotals, tableNodes, tableBucketName, tableLoading, tableLoss} {
 		if err := a.scan(table, func(_, _ []byte) error { a.rows++; return nil }); err != nil {
 			return err
 		}
@@ -273,6 +273,15 @@ func (a *audit) head() error {
 	}
 	if err := a.snapshots(); err != nil {
 		return err
+	}
+	losses, err := a.r.Losses()
+	if err != nil {
+		return err
+	}
+	for i, l := range losses {
+		if l.From == 0 || l.From > l.To || !l.End() && (l.To > h.Seq || i > 0 && !losses[i-1].End() && l.From <= losses[i-1].To) {
+			a.find("sequences %d to %d are lost, the head is %d", l.From, l.To, h.Seq)
+		}
 	}
 	nodes, err := a.r.Nodes()
 	if err != nil {

@@ -187,6 +187,9 @@ func (r *Round) applyMove(m *record.Move) error {
 			if err := r.mismatch("a chunk is moved that is not there"); err != nil {
 				return err
 			}
+			if err := r.movedAnew(m.Pack, e); err != nil {
+				return err
+			}
 			continue
 		}
 		if err != nil {

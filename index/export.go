@@ -15,11 +15,9 @@ import (
 	"cairn/index/kv"
 )
 
-// exportName begins every export, followed by its version.
-const (
-	exportName    = "cairn index"
-	exportVersion = 1
-)
+// exportName begins every export, followed by the version of its rows: whoever does not
+// know that reads no further.
+const exportName = "cairn index"
 
 // Exported says what an export holds.
 type Exported struct {
@@ -50,7 +48,15 @@ func (x *Index) ExportTo(ctx context.Context, begin func(Head) io.Writer) (out E
 			return err
 		}
 		e := exporter{w: bufio.NewWriterSize(begin(h), 64<<10), sum: blake3.New()}
-		if err := e.begin(x.cfg.Log); err != nil {
+		version := uint64(formatVersion)
+		format, err := s.Get(x.keys.table(nil, tableFormat), nil)
+		if err == nil {
+			err = parseUints(format, "format", &version)
+		}
+		if err := nilIf(err, kv.ErrNotFound); err != nil {
+			return err
+		}
+		if err := e.begin(x.cfg.Log, version); err != nil {
 			return err
 		}
 		// All rows, compared with what the database says of their number and sum.
@@ -77,10 +83,10 @@ type exporter struct {
 	rows, bytes uint64 // written
 }
 
-func (e *exporter) begin(log id.Log) error {
+func (e *exporter) begin(log id.Log, version uint64) error {
 	e.buf = appendArray(e.buf, 3)
 	e.buf = appendText(e.buf, exportName)
-	e.buf = appendUint(e.buf, exportVersion)
+	e.buf = appendUint(e.buf, version)
 	e.buf = appendUint(e.buf, uint64(log))
 	return e.flush()
 }

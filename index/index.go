@@ -41,8 +41,12 @@ var (
 	ErrClosed  = kv.ErrClosed
 )
 
-// formatVersion is that of the set of rows as a whole.
-const formatVersion = 1
+// formatVersion is that of the set of rows as a whole; knownFormat the newest that is
+// read, which only an index has in which log packs were given up.
+const (
+	formatVersion = 1
+	knownFormat   = formatLoss
+)
 
 // Mode says what happens when a record finds something else than it names.
 type Mode uint8
@@ -159,8 +163,8 @@ func checkFormat(v []byte) error {
 	} else if err := parseUints(v, "format", &version); err != nil {
 		return err
 	}
-	if version > formatVersion {
-		return fmt.Errorf("%w: rows of format %d, this build knows %d", ErrNewer, version, formatVersion)
+	if version > knownFormat {
+		return fmt.Errorf("%w: rows of format %d, this build knows %d", ErrNewer, version, knownFormat)
 	}
 	return nil
 }
@@ -237,14 +241,18 @@ func (x *Index) begin(p id.Pack, seq uint64, mode Mode) (*Round, error) {
 		x.unlock()
 		return nil, err
 	}
-	r := &Round{
-		reader: reader{kv: tx, keys: x.keys}, x: x, tx: tx, mode: mode, pack: p, seq: seq,
-		names: make(map[string]id.Bucket), buckets: make(map[id.Bucket]*bucketRow), usage: make(map[id.Pack]*usageRow),
-		moved: make(map[chunkKey]struct{}), lists: make(map[chunkKey]struct{}), tallied: newTallied(),
-	}
+	r := newRound(x, tx, p, seq, mode)
 	if err := r.start(); err != nil {
 		r.Discard()
 		return nil, err
 	}
 	return r, nil
+}
+
+func newRound(x *Index, tx *kv.Tx, p id.Pack, seq uint64, mode Mode) *Round {
+	return &Round{
+		reader: reader{kv: tx, keys: x.keys}, x: x, tx: tx, mode: mode, pack: p, seq: seq,
+		names: make(map[string]id.Bucket), buckets: make(map[id.Bucket]*bucketRow), usage: make(map[id.Pack]*usageRow),
+		moved: make(map[chunkKey]struct{}), lists: make(map[chunkKey]struct{}), tallied: newTallied(),
+	}
 }

@@ -26,7 +26,8 @@ const (
 	tablePiece      = 13
 	tableLoading    = 14 // of this copy of the index alone: never exported
 	tableCondemned  = 15
-	tableEnd        = 16
+	tableLoss       = 16
+	tableEnd        = 17
 )
 
 // Parts of the node set.

@@ -163,6 +163,9 @@ func (x *Index) BeginRebuild(ctx context.Context) error {
 // name, and ends it. It returns how many rows were changed.
 func (x *Index) EndRebuild(ctx context.Context) (changed int, err error) {
 	if x.rebuilding.Load() == rebuildMet {
+		if err := x.closeLosses(ctx); err != nil {
+			return 0, fmt.Errorf("what came with log packs that were given up: %w", err)
+		}
 		if changed, err = x.Recount(ctx); err != nil {
 			return changed, err
 		}
@@ -361,10 +364,10 @@ func (l *loader) begin() error {
 	if string(name) != exportName {
 		return l.damaged("it is no export")
 	}
-	if version > exportVersion {
-		return fmt.Errorf("%w: an export of version %d, this build knows %d", ErrNewer, version, exportVersion)
+	if version > knownFormat {
+		return fmt.Errorf("%w: an export of version %d, this build knows %d", ErrNewer, version, knownFormat)
 	}
-	if n != 3 || version != exportVersion {
+	if n != 3 || version == 0 {
 		return l.damaged("it is no export")
 	}
 	log, err := l.number(majorUint)
@@ -473,8 +476,8 @@ func (l *loader) end(ctx context.Context) error {
 	if err := errors.Join(parseUints(l.format, "format", &version), h.parse(l.head)); err != nil {
 		return err
 	}
-	if version > formatVersion {
-		return fmt.Errorf("%w: rows of format %d, this build knows %d", ErrNewer, version, formatVersion)
+	if version > knownFormat {
+		return fmt.Errorf("%w: rows of format %d, this build knows %d", ErrNewer, version, knownFormat)
 	}
 	if h.Seq != seq || !bytes.Equal(h.Pack[:], head) {
 		return l.damaged("its head is at sequence %d", h.Seq)
@@ -510,7 +513,12 @@ func (l *loader) readBack(ctx context.Context, h Head) error {
 		keys := l.x.keys
 		e := exporter{w: bufio.NewWriterSize(io.Discard, 4<<10), sum: blake3.New()}
 		// The two rows that are kept back stand before all others.
-		err := errors.Join(e.begin(l.x.cfg.Log), e.row(keys.table(nil, tableFormat), l.format), e.row(keys.table(nil, tableHead), l.head))
+		var version uint64
+		err := parseUints(l.format, "format", &version)
+		if err != nil {
+			return err
+		}
+		err = errors.Join(e.begin(l.x.cfg.Log, version), e.row(keys.table(nil, tableFormat), l.format), e.row(keys.table(nil, tableHead), l.head))
 		if err != nil {
 			return err
 		}

@@ -56,6 +56,8 @@ type Reader interface {
 	// EachPiece hands the packs of all snapshots to fn, by number and place, those
 	// of unfinished and of dropped ones too. An error of fn ends it and is returned.
 	EachPiece(fn func(Piece) error) error
+	// Losses lists the runs of log packs that were given up, oldest first.
+	Losses() ([]Loss, error)
 	// Residents lists the chunks whose rows point into a pack, by offset.
 	Residents(p id.Pack) ([]Resident, error)
 }

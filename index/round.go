@@ -103,12 +103,18 @@ func (r *Round) Discard() {
 	r.x.unlock()
 }
 
-func (r *Round) start() (err error) {
+// load reads what the round begins from.
+func (r *Round) load() (err error) {
 	if r.head, err = r.reader.Head(); err != nil {
 		return err
 	}
 	r.clock = r.head.Clock
-	if r.totals, err = r.reader.Totals(); err != nil {
+	r.totals, err = r.reader.Totals()
+	return err
+}
+
+func (r *Round) start() (err error) {
+	if err := r.load(); err != nil {
 		return err
 	}
 	switch {

@@ -50,6 +50,7 @@ var kinds = map[string]func(v []byte) ([]byte, error){
 	"snapshot":    func(v []byte) ([]byte, error) { var r SnapshotRow; err := r.parse(v); return r.append(nil), err },
 	"piece":       func(v []byte) ([]byte, error) { p, err := parsePiece(v); return appendPiece(nil, &p), err },
 	"loading":     func(v []byte) ([]byte, error) { var r loading; err := r.parse(v); return r.append(nil), err },
+	"loss":        func(v []byte) ([]byte, error) { var r Loss; err := r.parse(v); return r.append(nil), err },
 	"bucket name": func(v []byte) ([]byte, error) { n, err := parseBucketID(v); return appendBucketID(nil, n), err },
 	"nothing":     func(v []byte) ([]byte, error) { return appendNothing(nil), boolErr(isNothing(v)) },
 	"format": func(v []byte) ([]byte, error) {

@@ -727,7 +727,7 @@ func TestOpenRefuses(t *testing.T) {
 		want error
 	}{
 		{"a newer format", func(x *Index, tx *kv.Tx) error {
-			return tx.Put(x.keys.table(nil, tableFormat), appendUints(nil, formatVersion+1))
+			return tx.Put(x.keys.table(nil, tableFormat), appendUints(nil, knownFormat+1))
 		}, ErrNewer},
 		{"no format", func(x *Index, tx *kv.Tx) error {
 			_, err := tx.Delete(x.keys.table(nil, tableFormat))
