@@ -141,6 +141,19 @@ func ParseList(dst []Ref, parent Ref, b []byte) ([]Ref, error) {
 	return dst, nil
 }
 
+// ReadList reads a list chunk's plaintext without the reference that led to it: what it
+// lists is well formed, and that is all.
+func ReadList(b []byte) ([]Ref, error) {
+	if len(b) < listHead {
+		return nil, fmt.Errorf("%w: no head of version 1", ErrSyntax)
+	}
+	parent := Ref{Depth: b[1]}
+	for at := listHead + refSize; at <= len(b); at += refSize {
+		parent.Len += binary.LittleEndian.Uint64(b[at-8:])
+	}
+	return ParseList(nil, parent, b)
+}
+
 // A Builder turns a stream of references into a manifest. It holds at most
 // MaxChildren references per level, however long the object is.
 type Builder struct {

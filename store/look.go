@@ -242,6 +242,9 @@ func (s *Store) lookInside(l *look, residents []index.Resident, rows []index.Chu
 		return err
 	}
 	for i, row := range rows {
+		if row.Unknown() {
+			continue // it only stands for what is lost
+		}
 		switch err := s.verifyChunk(buf, row, residents[i], opened.Payload); {
 		case err == nil:
 			s.scrubs.noteBroken(chunkKey{row.Realm, row.Chunk}, false)

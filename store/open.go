@@ -68,9 +68,13 @@ type Store struct {
 	recent   map[id.Pack][]record.Place // of the newest log packs
 	order    []id.Pack
 
-	loadedFrom uint64       // the number of the snapshot that was loaded by this start
-	mismatches atomic.Int64 // what a rebuild found otherwise than the log names it
-	passedOver int64        // such of a rebuild that has ended, its counts made anew
+	loadedFrom uint64        // the number of the snapshot that was loaded by this start
+	mismatches atomic.Int64  // what a rebuild found otherwise than the log names it
+	givenUp    int           // see [Store.GivenUp]
+	lostEnd    []pack.Header // above the tail, sent behind what cannot be read
+	skipped    []Loss        // what this process has given up of the log
+	unheard    []string      // members that gave no answer when the log was listed, and why
+	passedOver int64         // such of a rebuild that has ended, its counts made anew
 
 	sure       sureClock
 	transfers  transfers
@@ -104,6 +108,7 @@ type Store struct {
 // When it returns nil, everything that was ever acknowledged is being served.
 // After an error the nodes still belong to the caller; the engine is closed.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
+	cfg.AcceptLoss = false // what serves goes past nothing
 	s, err := newStore(cfg)
 	if err != nil {
 		return nil, err
@@ -112,6 +117,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.index.Close())
 	}
 	if _, err := s.fence(); err != nil { // before the first transfer: none of another process lives
+		return nil, errors.Join(err, s.index.Close())
+	}
+	if err := s.behindLosses(); err != nil {
 		return nil, errors.Join(err, s.index.Close())
 	}
 	s.background.Go(s.writer.run)
@@ -384,9 +392,11 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 			return nil, err
 		}
 	}
+	s.unheard = unheard(v)
 	mode := s.mode()
+	past := s.cfg.AcceptLoss && s.loadedFrom != 0 // a snapshot is loaded: nothing else leads past what is lost
 	for cut := false; ; {
-		links, err := s.chain(ctx, v, tail.link, head)
+		links, err := s.chain(ctx, v, tail.link, head, past)
 		if errors.Is(err, ErrDamaged) && s.cfg.ReplayTo != 0 && head.Seq == 0 && ctx.Err() == nil {
 			// That far back neither snapshot goes; what they have passed may have been cut off.
 			return nil, fmt.Errorf("%w: the log does not go back to sequence %d: name one that a snapshot is not past: %w", ErrInvalid, s.cfg.ReplayTo, err)
@@ -394,11 +404,21 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 		if errors.Is(err, ErrDamaged) && !cut && s.loadedFrom == 0 && ctx.Err() == nil {
 			// Perhaps the log was cut there, and begins behind a snapshot.
 			cut = true
-			if head, err = s.restoreCut(ctx, v, tail, head, err); err != nil {
-				return nil, err
+			if head, err = s.restoreCut(ctx, v, tail, head, err); err == nil {
+				mode = s.mode()
+				continue
 			}
-			mode = s.mode()
-			continue
+		}
+		if errors.Is(err, ErrDamaged) && s.cfg.AcceptLoss && !past && !errors.Is(err, ErrUnavailable) && !errors.Is(err, node.ErrUnavailable) && ctx.Err() == nil {
+			s.log.Warn("log packs that cannot be read are given up", "err", err)
+			past = true
+			if err = s.index.BeginRebuild(ctx); err == nil {
+				head, err = s.index.Head()
+			}
+			if err == nil {
+				mode = s.mode()
+				continue
+			}
 		}
 		if err != nil {
 			return nil, err
@@ -407,26 +427,36 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 		for keep > 0 && links[keep].begin {
 			keep--
 		}
+		// find is the link of the chain at i; nil: it is there no more.
+		find := func(i int) *chainLink {
+			switch l := &links[i]; {
+			case l.seq == tail.link.h.Seq:
+				return tail.link
+			case l.carried != nil:
+				return l.carried
+			default:
+				if !v.covers(l.seq) {
+					v = s.reach(ctx, v, l.seq, min(l.seq+s.cfg.ListWindow, tail.link.h.Seq))
+				}
+				return s.packOf(ctx, v, l.pack)
+			}
+		}
 		var held []openLink
-		bad := -1
+		bad := false
 		for i := range links {
 			if err := context.Cause(ctx); err != nil {
 				return nil, err
 			}
-			l := links[i].carried
-			seq := head.Seq + 1 + uint64(i)
-			switch {
-			case s.cfg.ReplayTo != 0 && seq > s.cfg.ReplayTo:
+			if s.cfg.ReplayTo != 0 && links[i].seq > s.cfg.ReplayTo {
 				return held, nil
-			case seq == tail.link.h.Seq:
-				l = tail.link
-			case l == nil:
-				if !v.covers(seq) {
-					v = s.reach(ctx, v, seq, min(seq+s.cfg.ListWindow, tail.link.h.Seq))
-				}
-				if l = s.packOf(ctx, v, links[i].pack); l == nil {
-					return nil, fmt.Errorf("%w: the log pack of sequence %d cannot be read any more: pack %v; no answer from %s", ErrDamaged, seq, links[i].pack, explain(v.set.all, v.silent))
-				}
+			}
+			at, run := i, links[i].lost
+			if run != nil {
+				at++ // what follows names the places of the last of them
+			}
+			l := find(at)
+			if l == nil {
+				return nil, fmt.Errorf("%w: the log pack of sequence %d cannot be read any more: pack %v; no answer from %s", ErrDamaged, links[at].seq, links[at].pack, explain(v.set.all, v.silent))
 			}
 			o, err := s.openLink(ctx, l, tail)
 			if isNewerLog(err) {
@@ -440,22 +470,29 @@ func (s *Store) catchUp(ctx context.Context, v *survey, tail *foundTail, head in
 					return nil, fmt.Errorf("%w: the log pack of sequence %d: %w", ErrDamaged, l.h.Seq, err)
 				}
 				v.distrust(l, l.unopenable(), err)
-				bad = i
+				bad = true
 				break
+			}
+			if run != nil {
+				if err := s.giveUp(ctx, v, run, o); err != nil {
+					return nil, err
+				}
+				mode = s.mode()
+				continue
 			}
 			if i >= keep {
 				held = append(held, o)
 				continue
 			}
 			if err := s.index.Apply(linkOf(o.h, o.meta, o.records), mode); err != nil {
-				return nil, fmt.Errorf("apply the log pack of sequence %d: %w", l.h.Seq, err)
+				return nil, fmt.Errorf("apply the log pack of sequence %d: %w", o.h.Seq, err)
 			}
 			s.progress("replay", l.h.Seq, tail.link.h.Seq)
 			if (i+1)%1000 == 0 {
 				s.log.Info("replaying the log", "sequence", l.h.Seq, "of", tail.link.h.Seq)
 			}
 		}
-		if bad < 0 {
+		if !bad {
 			return held, nil
 		}
 		if head, err = s.index.Head(); err != nil {

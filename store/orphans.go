@@ -188,6 +188,11 @@ func (sc *scrubbing) judge(ctx context.Context, found []stray, cursor id.Pack) e
 			return err
 		}
 	}
+	if !sc.opt.DryRun {
+		if orphans, err = sc.rescue(ctx, orphans); err != nil {
+			return err
+		}
+	}
 	for i := range orphans {
 		x := &orphans[i]
 		if sc.remove(ctx, x) {
@@ -291,9 +296,24 @@ func (sc *scrubbing) lookUp(found []stray, low uint64) (orphans, copies []stray,
 		if err != nil {
 			return err
 		}
+		losses, err := rd.Losses()
+		if err != nil {
+			return err
+		}
+		past, err := snapshotsPast(rd)
+		if err != nil {
+			return err
+		}
+		// What is left of log packs that were given up leads past them, should the index be
+		// lost before two snapshots are behind.
+		needed := func(x stray) bool {
+			return x.kind == pack.Log && slices.ContainsFunc(losses, func(l Loss) bool { return !l.End() && l.From <= x.seq && x.seq <= l.To && l.To > past })
+		}
 		for _, x := range found {
 			row, err := rd.Pack(x.key.Pack)
 			switch {
+			case errors.Is(err, index.ErrNotFound) && needed(x):
+				undecided++
 			case errors.Is(err, index.ErrNotFound) && x.over(low, head.Seq):
 				orphans = append(orphans, x)
 			case errors.Is(err, index.ErrNotFound):

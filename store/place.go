@@ -135,6 +135,10 @@ func (s *Store) place(out *Placement, packs map[id.Pack]geometry, realm id.Realm
 			packs[row.Pack] = g
 			out.Packs = append(out.Packs, s.packPlace(p.Kind, g))
 		}
+		if row.Unknown() { // what brought it is lost, and where in its pack it lay
+			out.Chunks = append(out.Chunks, ChunkPlace{Offset: off, Size: ref.Len, Chunk: ref.Chunk, Refs: row.Refs, Damaged: true, Pack: row.Pack})
+			return nil
+		}
 		end := row.Offset + row.Info.SealedLen - 1
 		out.Chunks = append(out.Chunks, ChunkPlace{Offset: off, Size: ref.Len, Chunk: ref.Chunk, Sealed: row.Info.SealedLen, Compressed: row.Info.Compression != seal.None,
 			Refs: row.Refs, Damaged: row.State == index.Damaged, Pack: row.Pack, First: int(row.Offset) / g.slice, Last: int(end) / g.slice})

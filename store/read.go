@@ -211,6 +211,9 @@ func (s *Store) fetch(ctx context.Context, realm *realmKeys, c id.Chunk, kind se
 		if err != nil {
 			return dst, translate(err, ErrDamaged)
 		}
+		if row.Unknown() {
+			return dst, fmt.Errorf("%w: a chunk came with a part of the log that is lost", ErrDamaged)
+		}
 		if row.Info.Kind != kind {
 			return dst, fmt.Errorf("%w: a chunk of kind %d where one of kind %d was expected", ErrDamaged, row.Info.Kind, kind)
 		}

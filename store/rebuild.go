@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Rebuilt says what a rebuild has made.
@@ -15,6 +16,76 @@ type Rebuilt struct {
 	Snapshot   uint64 `json:"snapshot"`   // the number of the one that was loaded, 0 when none was
 	Rows       uint64 `json:"rows"`       // loaded from it
 	Mismatches int64  `json:"mismatches"` // records that found something else than they name
+	// Losses are what was given up of the log, by this rebuild or an earlier one, as the
+	// index says from now on. Skipped are those of this one.
+	Losses  []LossRange `json:"losses"`
+	Skipped []LossRange `json:"skipped"`
+	// Silent are the nodes that gave no answer, and why.
+	Silent []string `json:"silent"`
+	// Damaged are the versions of objects that need what came with it. It is not known yet
+	// when log packs were held back.
+	Damaged *RebuiltDamage `json:"damaged,omitempty"`
+}
+
+// LossRange is a run of log packs that was given up.
+type LossRange struct {
+	From     uint64    `json:"from"`
+	To       uint64    `json:"to"`
+	Before   time.Time `json:"before,omitzero"` // of the log pack before it; zero where the beginning is lost
+	After    time.Time `json:"after"`           // of the one behind it
+	Accepted time.Time `json:"accepted"`
+}
+
+// RebuiltDamage says what is damaged in an index that a rebuild has made.
+type RebuiltDamage struct {
+	Count   int              `json:"count"` // versions
+	Looked  int              `json:"looked"`
+	Objects []RebuiltVersion `json:"objects"` // the first of them
+}
+
+// RebuiltVersion is a version of an object that cannot be read whole.
+type RebuiltVersion struct {
+	Bucket  string `json:"bucket"`
+	Key     string `json:"key"`
+	Version string `json:"version"`
+	Size    uint64 `json:"size"`
+	Current bool   `json:"current"`
+}
+
+// rebuiltNames bounds how many versions a rebuild names.
+const rebuiltNames = 100
+
+// Ranges says the same of losses as a client is told.
+func Ranges(ls []Loss) []LossRange {
+	out := make([]LossRange, len(ls))
+	for i, l := range ls {
+		out[i] = LossRange{From: l.From, To: l.To, After: time.Unix(0, l.After).UTC(), Accepted: time.Unix(0, l.Accepted).UTC()}
+		if l.Before != 0 {
+			out[i].Before = time.Unix(0, l.Before).UTC()
+		}
+	}
+	return out
+}
+
+// rebuiltDamage walks the manifests of all objects.
+func (s *Store) rebuiltDamage(ctx context.Context) (*RebuiltDamage, error) {
+	out := &RebuiltDamage{Objects: []RebuiltVersion{}}
+	for from := (DamagedCursor{}); ; {
+		page, err := s.Damaged(ctx, from, 0)
+		if err != nil {
+			return nil, err
+		}
+		out.Count += len(page.Objects)
+		out.Looked += page.Looked
+		for _, o := range page.Objects {
+			if len(out.Objects) < rebuiltNames {
+				out.Objects = append(out.Objects, RebuiltVersion{o.Bucket, o.Key, o.Version.String(), o.Size, o.Current})
+			}
+		}
+		if from = page.Next; !page.More {
+			return out, nil
+		}
+	}
 }
 
 // Rebuild brings the index in cfg.Engine up to the log, from a snapshot if it is
@@ -51,6 +122,9 @@ func Rebuild(ctx context.Context, cfg Config, to uint64) (out Rebuilt, err error
 			return out, err
 		}
 	}
+	if err := s.giveUpEnd(ctx, tail); err != nil {
+		return out, err
+	}
 	out.Mismatches = s.passedOver + s.mismatches.Load()
 	if err := s.index.Sync(); err != nil {
 		return out, err
@@ -60,5 +134,15 @@ func Rebuild(ctx context.Context, cfg Config, to uint64) (out Rebuilt, err error
 		return out, err
 	}
 	out.Sequence, out.Snapshot = h.Seq, s.loadedFrom
+	losses, err := s.Losses()
+	if err != nil {
+		return out, err
+	}
+	out.Losses, out.Skipped, out.Silent = Ranges(losses), Ranges(s.skipped), s.unheard
+	if len(losses) > 0 && !s.index.Rebuilding() {
+		if out.Damaged, err = s.rebuiltDamage(ctx); err != nil {
+			return out, err
+		}
+	}
 	return out, nil
 }

@@ -69,6 +69,7 @@ type doubtful struct {
 
 type damagedShard struct {
 	m   *member
+	h   pack.Header   // common; the zero Header when it cannot be read
 	pos pack.Position // zero: unknown
 	err error
 }
@@ -307,7 +308,7 @@ func askLong[T any](ctx context.Context, ms []*member, fn func(context.Context, 
 
 func (v *survey) add(m *member, f *node.Found) {
 	if f.Err != nil {
-		v.damaged = append(v.damaged, damagedShard{m, f.Header.Position(), f.Err})
+		v.damaged = append(v.damaged, damagedShard{m, f.Header.Common(), f.Header.Position(), f.Err})
 		return
 	}
 	h := f.Header.Common()
@@ -446,6 +447,7 @@ func (s *Store) tail(ctx context.Context, v *survey) (*chainLink, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("%w: %d log nodes give no answer, at most %d may: %s", ErrUnavailable, count, v.set.m(), explain(v.set.log, v.silent)), why, newerAmong(v.silent))
 	}
+	s.lostEnd = nil
 	for _, l := range v.links {
 		if l.h.Begin || l.h.Position().Compare(pos) <= 0 || l.h.Seq <= 1 || s.packOf(ctx, v, l.h.Prev) != nil {
 			continue
@@ -454,9 +456,16 @@ func (s *Store) tail(ctx context.Context, v *survey) (*chainLink, error) {
 			v.distrust(l, len(l.found), fmt.Errorf("%w: a log pack that this store never wrote", node.ErrDamaged))
 			return s.tail(ctx, v) // its node is no answer
 		}
+		if s.gaveUpEnd(l) {
+			continue
+		}
+		if s.cfg.AcceptLoss {
+			s.lostEnd = append(s.lostEnd, l.h)
+			continue
+		}
 		// It was sent, so its predecessor was acknowledged.
 		return nil, fmt.Errorf("%w: the log goes on at sequence %d, and the pack before it, which was acknowledged, cannot be read; no answer from %s",
-			ErrUnavailable, l.h.Seq, explain(v.set.all, v.silent))
+			ErrUnavailable, l.h.Seq, explain(v.set.all, v.silent)+orAccept)
 	}
 	return tail, nil
 }
@@ -542,15 +551,17 @@ func (s *Store) readLink(ctx context.Context, l *chainLink) (*pack.Tail, []recor
 // spineLink is a link of the chain, with no more than it takes to find it again.
 type spineLink struct {
 	pack    id.Pack
+	seq     uint64
 	begin   bool
 	carried *chainLink // when only a begin pack has it
+	lost    *lostRun   // it stands for packs that are given up
 }
 
 // chain lists the links from the index's head (exclusive) to the tail, oldest
 // first, by walking the predecessors back. What the survey does not reach is listed
 // window by window. A link that cannot be read is taken from the begin pack that
-// carries it.
-func (s *Store) chain(ctx context.Context, v *survey, tail *chainLink, head index.Head) ([]spineLink, error) {
+// carries it; with past it is given up, and the chain goes on behind it.
+func (s *Store) chain(ctx context.Context, v *survey, tail *chainLink, head index.Head, past bool) ([]spineLink, error) {
 	var (
 		out     []spineLink
 		carried = map[id.Pack]*chainLink{}
@@ -565,7 +576,7 @@ func (s *Store) chain(ctx context.Context, v *survey, tail *chainLink, head inde
 			}
 			return nil, fmt.Errorf("%w: at sequence %d the nodes hold pack %v and the index applied pack %v: the log has forked", ErrDivergent, l.h.Seq, l.h.Pack, head.Pack)
 		}
-		link := spineLink{pack: l.h.Pack, begin: l.h.Begin}
+		link := spineLink{pack: l.h.Pack, seq: l.h.Seq, begin: l.h.Begin}
 		if l.carried != nil {
 			link.carried = l
 		}
@@ -595,10 +606,21 @@ func (s *Store) chain(ctx context.Context, v *survey, tail *chainLink, head inde
 		if prev == nil {
 			prev = carried[l.h.Prev]
 		}
+		if prev == nil && past {
+			run, below, err := s.goPast(ctx, &v, l, head)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, spineLink{pack: run.pack, seq: run.to, lost: run})
+			if below == nil {
+				break
+			}
+			l = below
+			continue
+		}
 		switch {
 		case prev == nil:
-			return nil, fmt.Errorf("%w: the log pack of sequence %d cannot be read: pack %v, named by its successor; no answer from %s",
-				ErrDamaged, l.h.Seq-1, l.h.Prev, explain(v.set.all, v.silent))
+			return nil, lostLink(v, l.h.Seq-1, l.h.Prev)
 		case prev.h.Seq != l.h.Seq-1:
 			return nil, fmt.Errorf("%w: sequence %d names pack %v of sequence %d as its predecessor", ErrDivergent, l.h.Seq, l.h.Prev, prev.h.Seq)
 		}

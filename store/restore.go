@@ -61,7 +61,8 @@ func (s *Store) highest(ctx context.Context, set *memberSet, silent map[id.Node]
 func (s *Store) restore(ctx context.Context, v *survey, tail *foundTail, held snapshotRef) (index.Head, error) {
 	var failed []error
 	// Two are kept; what older ones were made of is gone.
-	for ref, n := held, 0; ref.seq > 0 && n < 2; n++ {
+	most := 2
+	for ref, n := held, 0; ref.seq > 0 && n < most; n++ {
 		rec, err := s.snapshotRecord(ctx, v, tail, ref)
 		if err == nil && s.cfg.ReplayTo != 0 && rec.Number > s.cfg.ReplayTo {
 			ref = snapshotRef{rec.BeforeSeq, rec.BeforePack}
@@ -85,6 +86,14 @@ func (s *Store) restore(ctx context.Context, v *survey, tail *foundTail, held sn
 		}
 		s.log.Error("a snapshot of the index cannot be used", "sequence", ref.seq, "err", err)
 		failed = append(failed, err)
+		if rec == nil && s.cfg.AcceptLoss {
+			// What names the snapshot before it is lost with it; log packs before it do.
+			most = 4
+			if ref, err = s.refBelow(ctx, v, ref); err != nil {
+				return index.Head{}, err
+			}
+			continue
+		}
 		if rec == nil {
 			break
 		}
@@ -141,7 +150,7 @@ func (s *Store) restoreCut(ctx context.Context, v *survey, tail *foundTail, head
 // snapshotRecord reads the record that a reference names. Its log pack must be on
 // the chain.
 func (s *Store) snapshotRecord(ctx context.Context, v *survey, tail *foundTail, ref snapshotRef) (*record.Snapshot, error) {
-	above, err := s.chain(ctx, v, tail.link, index.Head{Seq: ref.seq, Pack: ref.pack})
+	above, err := s.chain(ctx, v, tail.link, index.Head{Seq: ref.seq, Pack: ref.pack}, s.cfg.AcceptLoss)
 	if err != nil {
 		return nil, fmt.Errorf("the log pack with the record of a snapshot, sequence %d: %w", ref.seq, err)
 	}

@@ -373,7 +373,7 @@ func (w *rewriter) source(ctx context.Context, x source, rest int) error {
 			if err != nil {
 				return err
 			}
-			if row.Refs > 0 {
+			if row.Refs > 0 && !row.Unknown() {
 				add = append(add, waiting{key: packKey{row.Realm, x.k}, chunk: row.Chunk, sealed: int(row.SealedLen), of: of})
 			}
 		}

@@ -99,7 +99,8 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 			return err
 		}
 		out.Sequence = head.Seq
-		return nil
+		out.Losses, err = r.Losses()
+		return err
 	})
 	if err != nil {
 		return out, err

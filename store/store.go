@@ -130,6 +130,10 @@ type Config struct {
 	loseAtOnce int
 	// walkAtOnce is how many chunks a page of Damaged looks up; default damagedWalk.
 	walkAtOnce int
+	// AcceptLoss is an operator's word that log packs which cannot be read are given up:
+	// a rebuild goes past them and says so in the index, for good. See docs/protocol.md,
+	// section 7.3. [Open] knows nothing of it.
+	AcceptLoss bool
 	// WholeLog makes an empty index from the whole log, snapshots unseen.
 	WholeLog bool
 	// ReplayTo, when not 0, is the last sequence that is applied to an index. Only

@@ -207,6 +207,8 @@ type Status struct {
 	// LogPacksLost is the number of such packs that a rebuild of the index could need:
 	// until two snapshots are behind them, an index that is lost stays lost.
 	LogPacksLost int
+	// Losses is what was ever given up of the log, oldest first.
+	Losses []Loss
 	// Scrubbed are the last complete scrubs; see [Store.ScrubPasses].
 	Scrubbed []ScrubPass
 	// Ages are those of what was last read; see [Store.ScrubAges].

@@ -81,7 +81,7 @@ func (r *Report) find(kind, format string, a ...any) {
 // against its digest, codes the parity again, opens every chunk and computes its
 // ID, and walks every object's manifest. It changes nothing on any node.
 func Verify(ctx context.Context, cfg Config) (Report, error) {
-	cfg.WholeLog = true
+	cfg.WholeLog, cfg.AcceptLoss = true, true // what cannot be read of the log is a finding
 	s, err := newStore(cfg)
 	if err != nil {
 		return Report{}, err
@@ -97,6 +97,12 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 	s.remember(r.tail, tail.places)
 	if err := s.replay(ctx, held); err != nil {
 		return r, err
+	}
+	if err := s.giveUpEnd(ctx, tail); err != nil { // in the index that is made for this
+		return r, err
+	}
+	for _, l := range s.skipped {
+		r.lost("log", "sequences %d to %d of the log cannot be read: what only stood there is not looked at", l.From, l.To)
 	}
 	// The log may have gone on to another node set.
 	rec, err := s.nodesRecord()

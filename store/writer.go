@@ -209,7 +209,7 @@ func (d *decision) accept(sub *submission) error {
 		if err != nil && !errors.Is(err, index.ErrNotFound) {
 			return &fatalError{err}
 		}
-		made[c.info.Chunk] = err != nil
+		made[c.info.Chunk] = err != nil || row.Unknown()
 		e := pack.Entry{Info: c.info, Offset: uint32(len(d.payload))}
 		if err := d.round.AddEntry(e); err != nil {
 			return &fatalError{err}

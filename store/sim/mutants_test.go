@@ -276,6 +276,48 @@ var mutants = []mutant{
 		}
 		o, err := choose(d.round, b)
 `}}, pkg: "./store", args: []string{"-run", "TestLockDecidesInTheLog"}},
+	{name: "A1", bug: "remove as orphans what the lost part of the log had adopted", edits: []edit{
+		{"store/orphans.go", "	if !sc.opt.DryRun {\n		if orphans, err = sc.rescue", "	if false {\n		if orphans, err = sc.rescue"}},
+		pkg: "./store", args: []string{"-run", "TestLostAdopt"}},
+	{name: "A2", bug: "take the newest link below a lost one, though what is left of it names another", edits: []edit{
+		{"store/loss.go", "	for _, x := range said {\n", "	for _, x := range said[:0] {\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostLinkSaysItsPredecessor"}},
+	{name: "A3", bug: "go past a lost log pack without a word", edits: []edit{
+		{"store/open.go", "errors.Is(err, ErrDamaged) && s.cfg.AcceptLoss && !past &&", "errors.Is(err, ErrDamaged) && !past &&"}},
+		pkg: "./store", args: []string{"-run", "TestAcceptedLoss"}},
+	{name: "A4", bug: "leave chunks without rows that something refers to", edits: []edit{
+		{"index/loss.go", "	for more := true; more; {\n", "	for more := false; more; {\n"}},
+		pkg: "./index", args: []string{"-run", "TestSkip|TestModelOfLoss"}},
+	{name: "A5", bug: "forget where the link before a lost one lies", edits: []edit{
+		{"store/loss.go", "				skip.Places = places\n", "				_ = places\n"}},
+		pkg: "./store", args: []string{"-run", "TestAcceptedLoss"}},
+	{name: "A6", bug: "remove what is left of log packs that were given up before two snapshots are behind", edits: []edit{
+		{"store/orphans.go", "			case errors.Is(err, index.ErrNotFound) && needed(x):\n", "			case false && needed(x):\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostLinkSaysItsPredecessor"}},
+	{name: "A7", bug: "take no snapshot behind what was given up", edits: []edit{
+		{"store/loss.go", "			s.replaceLog(last)\n", ""}},
+		pkg: "./store", args: []string{"-run", "TestAcceptedLoss"}},
+	{name: "A8", bug: "let the objects of a bucket go whose creation is lost", edits: []edit{
+		{"index/loss.go", "	if r.mode != Rebuild || realm == 0 || n == 0 {\n", "	if true {\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostBucket"}},
+	{name: "A9", bug: "count no children of a list that comes again in the place of a lost one", edits: []edit{
+		{"store/writer.go", "err != nil || row.Unknown()\n", "err != nil\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostList"}},
+	{name: "A10", bug: "keep a snapshot of which a piece is lost", edits: []edit{
+		{"index/loss.go", "			if pieces[k.Number] != k.Pieces {\n", "			if false {\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostPiece"}},
+	{name: "A11", bug: "look for no other snapshot when what names the newest is lost", edits: []edit{
+		{"store/restore.go", "		if rec == nil && s.cfg.AcceptLoss {\n", "		if false {\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostSnapshotRecord"}},
+	{name: "A12", bug: "keep the node set of before what is lost", edits: []edit{
+		{"index/loss.go", "s.Nodes.Version > old.Version {", "s.Nodes.Version > old.Version+1000 {"}},
+		pkg: "./store", args: []string{"-run", "TestLostNodeSet"}},
+	{name: "A13", bug: "take a pack in again without opening what is in it", edits: []edit{
+		{"store/rescue.go", "			return fmt.Errorf(\"chunk at %d: %w\", e.Offset, err)\n", "			continue\n"}},
+		pkg: "./store", args: []string{"-run", "TestLostAdopt"}},
+	{name: "A14", bug: "take an older tail, though what is left above it was acknowledged", edits: []edit{
+		{"store/recover.go", "		if s.cfg.AcceptLoss {\n			s.lostEnd", "		if true {\n			s.lostEnd"}},
+		pkg: "./store", args: []string{"-run", "TestLostEnd"}},
 	{name: "L2", bug: "believe a leap of the clock where a lock ends", edits: []edit{
 		{"store/lock.go", "	case o.Lock.Retained(d.sure) && (o.Lock", "	case o.Lock.Retained(d.time) && (o.Lock"}}, pkg: "./store", args: []string{"-run", "TestLocks"}},
 }
