@@ -31,6 +31,7 @@ const (
 	WritesStopped = "writes-stopped"
 	NoRoom        = "no-room"
 	ScrubOverdue  = "scrub-overdue"
+	LogGivenUp    = "log-given-up" // by an operator's word, before this start
 )
 
 // Severities.

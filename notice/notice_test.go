@@ -245,15 +245,16 @@ func TestWaysEnd(t *testing.T) {
 }
 
 // TestRun: of a store that has closed nothing is told but the nodes that were lost when
-// it opened.
+// it opened, and what of the log had been given up.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sink{from: time.Now()}
 		n := &Notifier{log: slog.New(slog.DiscardHandler), ways: []*way{newWay("url", s.send, slog.New(slog.DiscardHandler))}}
 		n.Run(t.Context(), "c", func(string) *store.Listener { return &store.Listener{} }, func() []store.NodeState {
 			return []store.NodeState{{Name: "n01", State: "up"}, {Name: "n02", State: "missing"}}
-		}, time.Second)
-		if len(s.got) != 1 || len(s.got[0].Notices) != 1 || s.got[0].Notices[0].Node != "n02" || s.got[0].Notices[0].ID != "-n02" {
+		}, 2, time.Second)
+		if len(s.got) != 1 || len(s.got[0].Notices) != 2 || s.got[0].Notices[1].Kind != LogGivenUp || s.got[0].Notices[1].ID != "-given-up" ||
+			!strings.HasPrefix(s.got[0].Notices[1].Text, "2 sequences of the log cannot be read") || s.got[0].Notices[0].Node != "n02" || s.got[0].Notices[0].ID != "-n02" {
 			t.Errorf("told %+v", s.got)
 		}
 		if c := n.Counts(); len(c) != 1 || c[0] != (Counts{Way: "url", Sent: 1}) {
@@ -261,7 +262,7 @@ func TestRun(t *testing.T) {
 		}
 		s.set(nil, true)
 		began := time.Now()
-		n.Run(t.Context(), "c", func(string) *store.Listener { return &store.Listener{} }, func() []store.NodeState { return []store.NodeState{{Name: "n02", State: "missing"}} }, 3*time.Second)
+		n.Run(t.Context(), "c", func(string) *store.Listener { return &store.Listener{} }, func() []store.NodeState { return []store.NodeState{{Name: "n02", State: "missing"}} }, 3, 3*time.Second)
 		if d := time.Since(began); d != 3*time.Second {
 			t.Errorf("with a way that hangs it ended after %v", d)
 		}
@@ -270,5 +271,5 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Run(t.Context(), "c", nil, nil, 0) // nobody is to be told: it asks nothing
+	n.Run(t.Context(), "c", nil, nil, 0, 0) // nobody is to be told: it asks nothing
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -70,10 +71,10 @@ func New(cfg Config) (*Notifier, error) {
 	return n, nil
 }
 
-// Run tells of what happens in a store from now on, and of nodes that are lost already,
-// until the store has closed, or ctx ends; then it gives each way what is left of grace
+// Run tells of what happens in a store from now on, of nodes that are lost already, and
+// of so many log packs that were given up lately, until the store has closed, or ctx ends; then it gives each way what is left of grace
 // to deliver what waits, and returns.
-func (n *Notifier) Run(ctx context.Context, cluster string, listen func(after string) *store.Listener, states func() []store.NodeState, grace time.Duration) {
+func (n *Notifier) Run(ctx context.Context, cluster string, listen func(after string) *store.Listener, states func() []store.NodeState, givenUp int, grace time.Duration) {
 	if len(n.ways) == 0 {
 		return
 	}
@@ -90,6 +91,10 @@ func (n *Notifier) Run(ctx context.Context, cluster string, listen func(after st
 		if x := (Notice{ID: l.Last() + "-" + s.Name, Time: time.Now().UTC(), Count: 1}); x.node(s) {
 			n.add(x)
 		}
+	}
+	if givenUp > 0 {
+		n.add(Notice{ID: l.Last() + "-given-up", Time: time.Now().UTC(), Count: 1, Kind: LogGivenUp, Severity: Critical,
+			Text: fmt.Sprintf("%s of the log cannot be read and were given up: what only stood there is undone; run cairn scrub, then see cairn status and cairn damaged", plural(givenUp, "sequence"))})
 	}
 	for {
 		ev, err := l.Next(ctx)

@@ -258,25 +258,27 @@ func ageToJSON(a store.ScrubAge) ageJSON {
 }
 
 type statusJSON struct {
-	Survives   string     `json:"survives"`
-	Cluster    string     `json:"cluster"`
-	Writable   bool       `json:"writable"`
-	Reason     string     `json:"reason,omitempty"`
-	NoRoom     string     `json:"no_room,omitempty"`
-	M          int        `json:"losses_by_policy"`
-	Width      string     `json:"code_of_new_packs,omitempty"`
-	PacksShort int        `json:"packs_short"`
-	PacksLost  int        `json:"packs_lost"`
-	LostBytes  uint64     `json:"lost_bytes"`
-	LogLost    int        `json:"log_packs_lost"`
-	Scrubbed   []passJSON `json:"scrubbed"`
-	Attested   ageJSON    `json:"attested"`
-	Verified   ageJSON    `json:"verified"`
-	Epoch      uint64     `json:"epoch"`
-	Sequence   uint64     `json:"sequence"`
-	Version    string     `json:"version"`
-	Started    time.Time  `json:"started"`
-	Nodes      []nodeJSON `json:"nodes"`
+	Survives   string `json:"survives"`
+	Cluster    string `json:"cluster"`
+	Writable   bool   `json:"writable"`
+	Reason     string `json:"reason,omitempty"`
+	NoRoom     string `json:"no_room,omitempty"`
+	M          int    `json:"losses_by_policy"`
+	Width      string `json:"code_of_new_packs,omitempty"`
+	PacksShort int    `json:"packs_short"`
+	PacksLost  int    `json:"packs_lost"`
+	LostBytes  uint64 `json:"lost_bytes"`
+	LogLost    int    `json:"log_packs_lost"`
+	// Losses is what was given up of the log.
+	Losses   []store.LossRange `json:"losses"`
+	Scrubbed []passJSON        `json:"scrubbed"`
+	Attested ageJSON           `json:"attested"`
+	Verified ageJSON           `json:"verified"`
+	Epoch    uint64            `json:"epoch"`
+	Sequence uint64            `json:"sequence"`
+	Version  string            `json:"version"`
+	Started  time.Time         `json:"started"`
+	Nodes    []nodeJSON        `json:"nodes"`
 }
 
 func (f *face) statusOf(c echo.Context) (statusJSON, error) {
@@ -285,7 +287,7 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 		return statusJSON{}, err
 	}
 	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
-		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, LogLost: st.LogPacksLost, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
+		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, LogLost: st.LogPacksLost, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Losses: store.Ranges(st.Losses), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
 	for _, p := range st.Scrubbed {
 		out.Scrubbed = append(out.Scrubbed, passJSON{p.Deep, p.Began.UTC(), p.Ended.UTC(), p.Left, p.Lost})
 	}

@@ -574,6 +574,8 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 }
 
 // ScrubPasses of the fake: one.
+func (f *fakeStore) Losses() ([]store.Loss, error) { return nil, nil }
+
 func (f *fakeStore) ScrubPasses() []store.ScrubPass {
 	return []store.ScrubPass{{Deep: true, Began: epoch, Ended: epoch.Add(time.Hour), Left: 1}}
 }

@@ -29,7 +29,7 @@ func newMetrics(cfg Config) http.Handler {
 	if cfg.Notices != nil {
 		reg.MustRegister(notices{cfg.Notices})
 	}
-	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store})
+	reg.MustRegister(jobs{cfg.Store.JobCounts}, scrubs{cfg.Store}, losses{cfg.Store})
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorLog: quietly{cfg.Log}, DisableCompression: true})
 }
 
@@ -99,6 +99,27 @@ func (j jobs) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(jobLast, prometheus.GaugeValue, float64(c.LastDone.UnixMilli())/1000, c.Kind)
 		}
 	}
+}
+
+// losses collects what was given up of the log.
+type losses struct{ store Store }
+
+var logGivenUp = prometheus.NewDesc("cairn_log_given_up_sequences", "Log packs that were given up, ever, because nobody could read them any more.", nil, nil)
+
+// Describe implements prometheus.Collector.
+func (l losses) Describe(ch chan<- *prometheus.Desc) { ch <- logGivenUp }
+
+// Collect implements prometheus.Collector.
+func (l losses) Collect(ch chan<- prometheus.Metric) {
+	all, err := l.store.Losses()
+	if err != nil {
+		return
+	}
+	n := uint64(0)
+	for _, x := range all {
+		n += x.To - x.From + 1
+	}
+	ch <- prometheus.MustNewConstMetric(logGivenUp, prometheus.GaugeValue, float64(n))
 }
 
 // scrubs collects how old the last complete scrubs are, and what they left.

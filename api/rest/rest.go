@@ -82,6 +82,7 @@ type Store interface {
 	DrainNode(ctx context.Context, name string, on bool) error
 	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
 	ScrubPasses() []store.ScrubPass
+	Losses() ([]store.Loss, error)
 	ScrubAges() ([]store.ScrubAge, error)
 	Job(ctx context.Context, j id.Job) (store.Job, error)
 	Jobs(ctx context.Context, f store.JobFilter) (page []store.Job, more bool, err error)

@@ -61,6 +61,7 @@ type (
 		PacksLost  int        `json:"packs_lost"`
 		LostBytes  uint64     `json:"lost_bytes"`
 		LogLost    int        `json:"log_packs_lost"`
+		Losses     []lossInfo `json:"losses"`
 		Scrubbed   []passInfo `json:"scrubbed"`
 		Attested   ageInfo    `json:"attested"`
 		Verified   ageInfo    `json:"verified"`
@@ -112,7 +113,8 @@ type (
 func newStatus() *cobra.Command {
 	return clientFlags(&cobra.Command{
 		Use: "status", Short: "What the store survives right now, and how its nodes are", Args: cobra.NoArgs,
-		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already; "writes" whether
+		Long: `Ask every node. "survives" says how much more may be lost at this moment, a line LOST what is lost already, a line GIVEN UP what of the
+log was given up by cairn rebuild --accept-loss, for good; "writes" whether
 data is taken, and if not, why. "attested" is how old the word is that every shard is there as it was written, "verified" that
 all of it can be read: what was stored at that time was read since. OVERDUE: that is longer ago than the server was told. A node
 is up, draining, slow (it owes answers), full, down (it could not be asked), or missing (its directory is not there or not its own);
@@ -134,6 +136,9 @@ the last column says what to do.`,
 			fmt.Fprintf(w, "survives: %s\n", st.Survives)
 			if st.PacksLost > 0 {
 				fmt.Fprintf(w, "LOST:     %s with %s that objects refer to; store those objects again, see docs/how-to/lost-disk.md\n", plural(st.PacksLost, "pack"), humanize.IBytes(st.LostBytes))
+			}
+			for _, l := range st.Losses {
+				fmt.Fprintf(w, "GIVEN UP: %s, on %s\n", l, l.Accepted.Local().Format(time.DateTime))
 			}
 			switch {
 			case st.Writable && st.NoRoom != "":

@@ -66,17 +66,25 @@ A server does the same by itself when it starts without an index; this is for do
 an index that is there and not trusted. The new index takes the old one's place, which is kept beside it; until then the
 old one is not touched. A rebuild that was cut short goes on where it was.
 
-An index that a newer version wrote is not replaced.
+An index that a newer version wrote is not replaced. Nor is one that has applied more than the nodes hold, and a part of the log that
+cannot be read any more stops it: with the nodes that are missing all is well again.
+
+--accept-loss is the word that they are not coming back. The rebuild goes past what cannot be read and names the sequences and
+the time that are lost: what was written, deleted or set then, and stands nowhere else, is undone. Objects that need what came
+with it are damaged, and named; storing the same bytes again heals them, and so does "cairn scrub", as far as what they need lies on the nodes
+still. The store says so from then on (cairn status). An index that is ahead of the nodes is replaced and kept beside. Nothing on
+a node is changed. While more log nodes are silent than the store survives nothing is given up.
 
 The newest log packs are left to the next start when a shard of theirs is missing: whether they were acknowledged is
 decided then.
 
 With --to an index of the past is made in the directory that --index names, for looking back with export-index.`,
-		Example: "  cairn rebuild --data /srv/cairn\n  cairn rebuild --data /srv/cairn --to 81200 --index /tmp/past",
+		Example: "  cairn rebuild --data /srv/cairn\n  cairn rebuild --data /srv/cairn --to 81200 --index /tmp/past\n  cairn rebuild --data /srv/cairn --accept-loss",
 		RunE:    do(runRebuild),
 	})
 	cmd.Flags().String("index", "", "make the index in this directory and leave DIR/index alone")
 	cmd.Flags().Uint64("to", 0, "stop behind the log pack with this sequence (with --index)")
+	cmd.Flags().Bool("accept-loss", false, "go past what cannot be read of the log, for good")
 	cmd.Flags().Bool("whole-log", false, "replay the log from its beginning, without a snapshot")
 	return cmd
 }
@@ -85,6 +93,7 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	to, _ := cmd.Flags().GetUint64("to")
 	path, _ := cmd.Flags().GetString("index")
 	whole, _ := cmd.Flags().GetBool("whole-log")
+	accept, _ := cmd.Flags().GetBool("accept-loss")
 	if to != 0 && path == "" {
 		return &exitError{exitUsage, errors.New("--to goes with --index: a store that starts on an index of the past replays the log to its end")}
 	}
@@ -95,7 +104,7 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	defer dir.Close()
 	place := path == ""
 	if place {
-		if err := checkNotAhead(dir, logger, math.MaxUint64); err != nil {
+		if _, err := checkNotAhead(dir, logger, math.MaxUint64, accept); err != nil {
 			return err
 		}
 		path = dir.RebuildDir()
@@ -109,7 +118,7 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 			return store.Rebuilt{}, err
 		}
 		return store.Rebuild(cmd.Context(), store.Config{Cluster: dir.Cluster, Nodes: dir.Stores(), Absent: dir.Absent, Keyring: dir.Keyring, Engine: engine,
-			Log: logger, WholeLog: whole, Progress: tellProgress(cmd.ErrOrStderr(), jsonWanted(cmd))}, to)
+			Log: logger, WholeLog: whole, AcceptLoss: accept, Progress: tellProgress(cmd.ErrOrStderr(), jsonWanted(cmd))}, to)
 	}
 	out, err := rebuild()
 	if place && badIndex(err) {
@@ -126,9 +135,9 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 		}
 		return err
 	}
-	aside := ""
+	aside, ahead := "", uint64(0)
 	if place {
-		if err := checkNotAhead(dir, logger, out.Tail); err != nil {
+		if ahead, err = checkNotAhead(dir, logger, out.Tail, accept); err != nil {
 			return err
 		}
 		if aside, err = dir.TakeRebuilt(); err != nil {
@@ -142,7 +151,9 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 			Index   string  `json:"index"`
 			Aside   string  `json:"aside,omitempty"`
 			Seconds float64 `json:"seconds"`
-		}{out, path, aside, time.Since(began).Seconds()})
+			// The old index had applied as much; what is beyond the tail is given up.
+			Ahead uint64 `json:"ahead,omitempty"`
+		}{out, path, aside, time.Since(began).Seconds(), ahead})
 	}
 	w := cmd.OutOrStdout()
 	from := "the whole log"
@@ -153,7 +164,12 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	if out.Held {
 		fmt.Fprintln(w, "what follows is left to the next start: a shard of the newest log pack is missing")
 	}
-	if out.Mismatches > 0 {
+	if err := tellLoss(w, out, ahead); err != nil {
+		return err
+	}
+	if out.Mismatches > 0 && len(out.Losses) > 0 {
+		fmt.Fprintf(w, "%d records found something else than they name, and were redone as far as they could be; all counts were made anew\n", out.Mismatches)
+	} else if out.Mismatches > 0 {
 		fmt.Fprintf(w, "%d records found something else than they name: an index of the past was damaged; all counts were made anew\n", out.Mismatches)
 	}
 	if aside != "" {
@@ -162,25 +178,74 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
+// lossInfo is a run of log packs that was given up.
+type lossInfo store.LossRange
+
+func (l lossInfo) String() string {
+	out := fmt.Sprintf("sequences %d to %d of the log", l.From, l.To)
+	if l.From == l.To {
+		out = fmt.Sprintf("sequence %d of the log", l.From)
+	}
+	if l.Before.IsZero() {
+		return out + ", its beginning, until " + l.After.Local().Format(time.DateTime)
+	}
+	return fmt.Sprintf("%s, between %s and %s", out, l.Before.Local().Format(time.DateTime), l.After.Local().Format(time.DateTime))
+}
+
+// tellLoss says what a rebuild has given up, and what became of it.
+func tellLoss(w io.Writer, out store.Rebuilt, ahead uint64) error {
+	for _, l := range out.Losses {
+		// What a killed run has given up is of this rebuild, too; what a snapshot says is older.
+		if l.To > out.Snapshot {
+			fmt.Fprintf(w, "GIVEN UP: %s: what only stood there is undone\n", lossInfo(l))
+		}
+	}
+	if ahead > 0 {
+		fmt.Fprintf(w, "GIVEN UP: sequences %d to %d, which only the index before this one knew\n", out.Tail+1, ahead)
+	}
+	if len(out.Losses) == 0 {
+		return nil
+	}
+	for _, n := range out.Silent {
+		fmt.Fprintf(w, "no answer from node %s: what is lost may be there\n", n)
+	}
+	if out.Damaged == nil {
+		fmt.Fprintln(w, "what is damaged is known once the server has started: cairn damaged")
+		return nil
+	}
+	lost := lostObjects{Count: out.Damaged.Count, Looked: out.Damaged.Looked}
+	for _, o := range out.Damaged.Objects {
+		lost.Objects = append(lost.Objects, lostObject(o))
+	}
+	if err := printLost(w, lost); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "start the server and run cairn scrub: it finds what lies on the nodes still, and all else that is damaged; cairn damaged names what is left")
+	return nil
+}
+
 // checkNotAhead refuses to replace an index that knows of more than the nodes do, for
-// it may be the only record of what is missing on them, and one of a newer version.
-func checkNotAhead(dir *datadir.Dir, logger *slog.Logger, tail uint64) error {
+// it may be the only record of what is missing on them, and one of a newer version. With
+// accept the first is given up; ahead is then how far it was.
+func checkNotAhead(dir *datadir.Dir, logger *slog.Logger, tail uint64, accept bool) (ahead uint64, err error) {
 	if _, err := os.Stat(dir.IndexDir()); err != nil {
-		return nil // there is none
+		return 0, nil // there is none
 	}
 	engine, err := dir.OpenIndexAt(dir.IndexDir(), 32<<20)
 	if err != nil {
-		return nil // nothing can be read from it
+		return 0, nil // nothing can be read from it
 	}
 	seq, err := store.HeadOffline(store.Config{Cluster: dir.Cluster, Keyring: dir.Keyring, Engine: engine, Log: logger})
-	if errors.Is(err, id.ErrNewer) {
-		return fmt.Errorf("%w; or move %s away: it is made anew from the log", err, dir.IndexDir())
+	switch {
+	case errors.Is(err, id.ErrNewer):
+		return 0, fmt.Errorf("%w; or move %s away: it is made anew from the log", err, dir.IndexDir())
+	case err != nil || seq <= tail:
+		return 0, nil
+	case accept:
+		return seq, nil
 	}
-	if err == nil && seq > tail {
-		return fmt.Errorf("the index that is there has applied sequence %d, the log on the nodes ends at %d: sequences %d to %d are missing on the nodes, and it is the only record of them. "+
-			"Bring those nodes back; or move %s away by hand and start again", seq, tail, tail+1, seq, dir.IndexDir())
-	}
-	return nil
+	return 0, fmt.Errorf("the index that is there has applied sequence %d, the log on the nodes ends at %d: sequences %d to %d are missing on the nodes, and it is the only record of them. "+
+		"Bring those nodes back. If they are lost for good, give these sequences up: cairn rebuild --data DIR --accept-loss; %s is kept beside", seq, tail, tail+1, seq, dir.IndexDir())
 }
 
 // tellProgress prints how far a rebuild is, at most once a second.

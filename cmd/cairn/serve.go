@@ -229,7 +229,7 @@ func runServe(cmd *cobra.Command, _ []string) error {
 	notified := make(chan struct{})
 	go func() { // ends when the store has closed
 		defer close(notified)
-		notifier.Run(context.Background(), dir.Cluster.String(), st.Listen, st.NodeStates, noticeGrace)
+		notifier.Run(context.Background(), dir.Cluster.String(), st.Listen, st.NodeStates, st.GivenUp(), noticeGrace)
 	}()
 	connections := budget.NewShare("connections", sizes.Connections, len(listeners))
 	entrance := door.New(connections)
