@@ -20,6 +20,7 @@ const (
 	maxLabels     = 32
 	maxLabel      = 256 // bytes
 	maxMemberName = 256
+	maxLosses     = 4
 	maxETag       = 128
 )
 
@@ -875,7 +876,7 @@ func (r *Round) setNodes(old, n *record.Nodes) error {
 
 // nodeRows makes the rows of a node set.
 func (r *Round) nodeRows(n *record.Nodes, fn func(key, value []byte)) {
-	s := nodeSet{version: n.Version, m: n.M}
+	s := nodeSet{version: n.Version, m: n.M, want: n.Want}
 	fn(r.keys.nodes(nil, nodesHead), s.append(nil))
 	for i := range n.Members {
 		fn(append(r.keys.nodes(nil, nodesMember), n.Members[i].Name...), appendMember(nil, &n.Members[i]))
@@ -894,6 +895,9 @@ func checkNodes(n *record.Nodes) error {
 	bad := func(what string) error { return fmt.Errorf("%w: node set %d: %s", ErrRecord, n.Version, what) }
 	if len(n.Members) > record.MaxNodes || len(n.LogNodes) > record.MaxNodes || len(n.Gone) > record.MaxNodes {
 		return bad("too many nodes")
+	}
+	if n.Want != 0 && (n.Want <= n.M || n.Want > maxLosses) {
+		return bad(fmt.Sprintf("from %d losses to %d", n.M, n.Want))
 	}
 	for i, m := range n.Members {
 		switch {

@@ -252,7 +252,7 @@ func (m *model) compareSums(r Reader, want Totals) error {
 		return bad(fmt.Sprintf("totals: %v", err), got, want)
 	}
 	nodes, err := r.Nodes()
-	if err != nil || nodes.Version != m.nodes.Version || len(nodes.Members) != len(m.nodes.Members) {
+	if err != nil || nodes.Version != m.nodes.Version || nodes.Want != m.nodes.Want || len(nodes.Members) != len(m.nodes.Members) {
 		return bad(fmt.Sprintf("nodes: %v", err), nodes, m.nodes)
 	}
 	return nil
@@ -512,7 +512,7 @@ func (o *op) bucketDelete() {
 }
 
 func (o *op) setNodes() {
-	n := record.Nodes{Version: o.m.nodes.Version + 1, M: 1}
+	n := record.Nodes{Version: o.m.nodes.Version + 1, M: 1, Want: rapid.SampledFrom([]uint8{0, 2, 4}).Draw(o.t, "want")}
 	for i := range rapid.IntRange(0, 4).Draw(o.t, "members") {
 		n.Members = append(n.Members, record.Member{ID: testNode(uint64(10 + i)), Name: fmt.Sprintf("n%d", i), Weight: uint32(rapid.IntRange(0, 3).Draw(o.t, "weight"))})
 		n.LogNodes = append(n.LogNodes, testNode(uint64(10+i)))

@@ -130,7 +130,7 @@ func (r *reader) Nodes() (n record.Nodes, err error) {
 			if err := s.parse(v); err != nil {
 				return err
 			}
-			n.Version, n.M = s.version, s.m
+			n.Version, n.M, n.Want = s.version, s.m, s.want
 		case part == nodesMember:
 			m := record.Member{Name: string(k)}
 			if err := parseMember(v, &m); err != nil {

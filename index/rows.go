@@ -610,18 +610,28 @@ func parseChildren(v []byte) ([]id.Chunk, error) {
 // nodeSet is the head of the node set; its members are rows of their own.
 type nodeSet struct {
 	version uint64
-	m       uint8
+	m, want uint8 // want is left out when it is 0
 }
 
-func (n *nodeSet) append(b []byte) []byte { return appendUints(b, n.version, uint64(n.m)) }
+func (n *nodeSet) append(b []byte) []byte {
+	if n.want == 0 {
+		return appendUints(b, n.version, uint64(n.m))
+	}
+	return appendUints(b, n.version, uint64(n.m), uint64(n.want))
+}
 
 func (n *nodeSet) parse(v []byte) error {
-	var m uint64
+	var m, want uint64
 	err := parseUints(v, "node set", &n.version, &m)
-	if err == nil && m > 255 {
+	if err != nil {
+		if err = parseUints(v, "node set", &n.version, &m, &want); err == nil && want == 0 {
+			err = damagedRow("node set")
+		}
+	}
+	if err == nil && (m > 255 || want > 255) {
 		err = damagedRow("node set")
 	}
-	n.m = uint8(m)
+	n.m, n.want = uint8(m), uint8(want)
 	return err
 }
 

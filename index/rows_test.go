@@ -101,6 +101,7 @@ func samples() []sample {
 		{"head", "head with a clock", k.table(nil, tableHead), clock.append(nil)},
 		{"totals", "totals", k.table(nil, tableTotals), (&Totals{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}).append(nil)},
 		{"nodes", "node set", k.nodes(nil, nodesHead), set.append(nil)},
+		{"nodes", "node set, m being raised", k.nodes(nil, nodesHead), (&nodeSet{version: 4, m: 2, want: 3}).append(nil)},
 		{"member", "member", append(k.nodes(nil, nodesMember), "a"...), appendMember(nil, &member)},
 		{"member", "member without labels", append(k.nodes(nil, nodesMember), "b"...), appendMember(nil, &record.Member{ID: n})},
 		{"nothing", "log node", append(k.nodes(nil, nodesLog), n[:]...), appendNothing(nil)},

@@ -256,6 +256,10 @@ func TestMismatches(t *testing.T) {
 		{"bucket gone, not empty", &record.BucketDelete{In: 1, Bucket: 2, Name: "kept"}, ErrDivergent},
 
 		{"nodes", &record.Nodes{Version: 2}, nil},
+		{"nodes, raising m", &record.Nodes{Version: 2, M: 1, Want: 4}, nil},
+		{"nodes, raising m beyond the bounds", &record.Nodes{Version: 2, M: 1, Want: 5}, ErrRecord},
+		{"nodes, lowering m", &record.Nodes{Version: 2, M: 2, Want: 1}, ErrRecord},
+		{"nodes, raising m to what it is", &record.Nodes{Version: 2, M: 2, Want: 2}, ErrRecord},
 		{"nodes, version", &record.Nodes{Version: 3}, ErrDivergent},
 		{"nodes, out of order", &record.Nodes{Version: 2, Gone: []id.Node{testNode(2), testNode(1)}}, ErrRecord},
 		{"reshard", &record.Reshard{Pack: testPack(7), Index: 2, Old: place, New: moved}, nil},

@@ -289,6 +289,9 @@ type Nodes struct {
 	// Store is the version of the store as a whole; 0 stands for the first. In every
 	// version this record is a map in which it has this number.
 	Store uint32 `cbor:"6,keyasint,omitempty"`
+	// Want, while M is being raised, is what it is to become: what is written is coded
+	// for so many losses. 0: M is not being raised.
+	Want uint8 `cbor:"7,keyasint,omitempty"`
 }
 
 // Reshard says that one shard of a pack has a new place: rebuilt, copied or

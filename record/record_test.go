@@ -119,7 +119,7 @@ var kindsOfRecords = map[Kind]func(t *rapid.T, in id.Realm) Record{
 		return &BucketDelete{In: in, Bucket: id.Bucket(u64.Draw(t, "bucket")), Name: text.Draw(t, "name")}
 	},
 	KindNodes: func(t *rapid.T, _ id.Realm) Record {
-		return &Nodes{Version: u64.Draw(t, "version"), M: u8.Draw(t, "m"), LogNodes: nodes(t), Gone: nodes(t), Members: list(t, "members", func() Member {
+		return &Nodes{Version: u64.Draw(t, "version"), M: u8.Draw(t, "m"), Want: u8.Draw(t, "want"), LogNodes: nodes(t), Gone: nodes(t), Members: list(t, "members", func() Member {
 			return Member{ID: random[id.Node](t, "id"), Name: text.Draw(t, "name"), Weight: u32.Draw(t, "weight"), Labels: list(t, "labels", func() string { return text.Draw(t, "label") })}
 		})}
 	},
@@ -296,6 +296,7 @@ func fixtures() []Record {
 		&Put{In: 1, Bucket: 300, Key: []byte("a"), Time: 1790000000123456789, Lock: Lock{Mode: Compliance, Until: 1890000000123456789, Hold: true}},
 		&LockSet{In: 1, Bucket: 300, Key: []byte("a"), Version: v, Lock: Lock{Mode: Governance, Until: 1890000000123456789}, Old: Lock{Hold: true}},
 		&Clock{Time: 1790000000123456789, Old: 1780000000123456789},
+		&Nodes{Version: 3, M: 2, Members: []Member{{ID: id.Node{1}, Name: "a"}}, LogNodes: []id.Node{{1}}, Want: 3},
 	}
 }
 

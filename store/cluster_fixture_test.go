@@ -41,9 +41,15 @@ func keyringV1(t *testing.T) (id.Cluster, *keys.Keyring) {
 // TestClusterFileOfVersion1: the one that version 1 wrote is read, and written in
 // the same bytes. CAIRN_WRITE_FIXTURE=1 writes it unless it is there.
 func TestClusterFileOfVersion1(t *testing.T) {
-	const path = "testdata/cluster-v1.txt"
+	for path, raise := range map[string]uint8{"testdata/cluster-v1.txt": 0, "testdata/cluster-raising-v1.txt": 3} {
+		clusterFixture(t, path, raise)
+	}
+}
+
+func clusterFixture(t *testing.T, path string, raise uint8) {
+	t.Helper()
 	cluster, ring := keyringV1(t)
-	want := record.Nodes{Version: 3, M: 2, LogNodes: []id.Node{{1}, {2}, {3}, {4}, {5}}, Gone: []id.Node{{9}}}
+	want := record.Nodes{Version: 3, M: 2, Want: raise, LogNodes: []id.Node{{1}, {2}, {3}, {4}, {5}}, Gone: []id.Node{{9}}}
 	for i := range byte(5) {
 		want.Members = append(want.Members, record.Member{ID: id.Node{i + 1}, Name: fmt.Sprintf("n%02d", i+1)})
 	}
