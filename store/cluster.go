@@ -215,9 +215,10 @@ func (s *Store) spread(ctx context.Context, set *memberSet, rec record.Nodes, ne
 	return nil
 }
 
-// spreadCluster makes a new node set known to its members, all but m at least.
-func (s *Store) spreadCluster(ctx context.Context, set *memberSet) error {
-	return s.spread(ctx, set, set.rec, len(set.all)-set.m())
+// spreadCluster makes a new node set known to its members, all but m at least: the
+// smaller m where the two sets have different ones.
+func (s *Store) spreadCluster(ctx context.Context, old, set *memberSet) error {
+	return s.spread(ctx, set, set.rec, len(set.all)-min(old.m(), set.m()))
 }
 
 // nodesRecord is the node set as the index has it.

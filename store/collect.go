@@ -292,6 +292,11 @@ type collection struct {
 	report func(done, total uint64, unit string)
 	proved time.Time // when the index was proved last; zero: not yet
 	later  error     // what went wrong and did not keep the rest from being done
+	// raise, when it is not 0, takes the packs that were coded for fewer losses, and no
+	// others, with everything in them.
+	raise      int
+	passed     map[id.Pack]bool // of them: those with something that could not be moved
+	base, rest uint64           // bytes of those before, and of those behind, what is rewritten now
 }
 
 // collectProof is how long a proof of the index lasts within one run.

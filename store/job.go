@@ -29,6 +29,7 @@ const (
 	JobDrain      = "drain"
 	JobRebalance  = "rebalance"
 	JobUsage      = "usage"
+	JobRaise      = "raise"
 )
 
 // States of a run. All but the first are final.
@@ -102,7 +103,7 @@ type Job struct {
 // Stopped says that the run ended because the server stopped.
 func (j Job) Stopped() bool { return j.State == JobFailed && j.Error == errJobStopped.Error() }
 
-// JobOptions are what a run of [JobScrub], [JobCollect], [JobDrain] or [JobRebalance] may
+// JobOptions are what a run of [JobScrub], [JobCollect], [JobDrain], [JobRebalance] or [JobRaise] may
 // be told; other kinds take none.
 type JobOptions struct {
 	Deep bool // of a scrub: put packs together, code parity again, open chunks
@@ -116,7 +117,7 @@ type JobOptions struct {
 
 // of reports whether a kind may be told that.
 func (o JobOptions) of(kind string) bool {
-	scrubs, collects, moves := kind == JobScrub, kind == JobCollect, kind == JobDrain || kind == JobRebalance
+	scrubs, collects, moves := kind == JobScrub, kind == JobCollect, kind == JobDrain || kind == JobRebalance || kind == JobRaise
 	return (!o.Deep || scrubs) && (!o.Now && !o.Purge || collects) && (o.Rate == 0 || scrubs || collects || moves) && (!o.DryRun || scrubs || collects || kind == JobRebalance)
 }
 
@@ -186,6 +187,7 @@ func (s *Store) initJobs() {
 		JobDrain:      {run: s.runDrain},
 		JobRebalance:  {run: s.runRebalance},
 		JobUsage:      {run: s.runUsage},
+		JobRaise:      {run: s.runRaise},
 	}
 	s.jobs.running, s.jobs.counts, s.jobs.wantSave = map[string]*run{}, map[string]*JobCounts{}, make(chan struct{}, 1)
 	s.jobs.saving = make(chan struct{}, 1)

@@ -34,6 +34,14 @@ type linkPlan struct {
 	also *memberSet
 }
 
+// w is how many losses it is coded for: what either set asks for.
+func (l *linkPlan) w() int {
+	if l.also != nil {
+		return max(l.set.w(), l.also.w())
+	}
+	return l.set.w()
+}
+
 // batches seals the records, one batch for each run of records of one realm.
 func (s *Store) batches(p id.Pack, records []record.Record, encoded [][]byte) ([]pack.Batch, error) {
 	var (
@@ -109,7 +117,7 @@ func (s *Store) writeLink(ctx context.Context, l *linkPlan, up []*member, sent *
 	if err != nil {
 		return pack.Header{}, nil, pack.Meta{}, err
 	}
-	k := placement.Width(len(up), DefaultWidth, l.set.m())
+	k := placement.Width(len(up), DefaultWidth, l.w())
 	if k < 1 {
 		return pack.Header{}, nil, pack.Meta{}, fmt.Errorf("%w: %d log nodes take writes", errNarrow, len(up))
 	}
@@ -122,7 +130,7 @@ func (s *Store) writeLink(ctx context.Context, l *linkPlan, up []*member, sent *
 		k = 1
 	}
 	in := pack.Input{
-		Header: pack.Header{Kind: pack.Log, Begin: l.begin != nil, Pack: l.pack, K: uint8(k), M: uint8(l.set.m()), Writer: s.auth.Writer, Counter: s.packs.nextLogCounter(),
+		Header: pack.Header{Kind: pack.Log, Begin: l.begin != nil, Pack: l.pack, K: uint8(k), M: uint8(l.w()), Writer: s.auth.Writer, Counter: s.packs.nextLogCounter(),
 			Epoch: s.auth.Epoch, Seq: l.seq, Attempt: l.attempt, Prev: l.prev},
 		Meta: pack.Meta{Entries: l.entries, Log: &pack.LogMeta{Prev: l.prevPlaces, ClusterVersion: l.set.rec.Version, LowWater: s.packs.lowWater(),
 			Time: l.time, Batches: batches, Begin: l.begin, Clean: l.clean}},
@@ -147,7 +155,7 @@ func (s *Store) writeLink(ctx context.Context, l *linkPlan, up []*member, sent *
 		s.chunks.put(in.Payload)
 		s.mem.log.Release(weight)
 	}
-	pl, err := plan(l.pack, up, k, l.set.m())
+	pl, err := plan(l.pack, up, k, l.w())
 	if err != nil {
 		release()
 		return h, nil, in.Meta, fmt.Errorf("%w: %w", errNarrow, err)

@@ -307,7 +307,15 @@ func (m *member) isClosed() bool {
 	return m.closed
 }
 
+// m is how many losses are survived: quorums and promises go by it.
 func (s *memberSet) m() int { return int(s.rec.M) }
+
+// w is how many losses what is written now is coded for: m, or more while m is being
+// raised (docs/protocol.md, section 5.5).
+func (s *memberSet) w() int { return int(max(s.rec.M, s.rec.Want)) }
+
+// raising reports whether m is being raised.
+func (s *memberSet) raising() bool { return s.w() > s.m() }
 
 // usable returns the members among ms that take writes now.
 func usable(ms []*member, now time.Time) []*member {
@@ -384,8 +392,8 @@ func (s *Store) roomForData() error {
 	}
 	set := s.members.Load()
 	up := usable(set.takers, s.now())
-	if takes := len(taking(up, s.now())); takes <= set.m() && len(up) > set.m() {
-		return s.tooFew(set.takers, takes, set.m()+1, true)
+	if takes := len(taking(up, s.now())); takes <= set.w() && len(up) > set.w() {
+		return s.tooFew(set.takers, takes, set.w()+1, true)
 	}
 	return nil
 }

@@ -40,6 +40,9 @@ type memory struct {
 	fetch                *budget.Share // what it takes to get one
 
 	packBuffers, chunkBuffers stack
+
+	widening sync.Mutex
+	lent     int64 // of the readers' share, to coding and repair
 }
 
 // lineLength is how many may wait before a share. Each of them is a request with
@@ -94,6 +97,33 @@ func (s *Store) apportion(m int) error {
 		return err
 	}
 	s.mem, s.packs = mem, newPacks(s, mem.sizes.Sealing)
+	return nil
+}
+
+// widen sees to it that packs can be coded and repaired that survive so many losses. What
+// that takes more comes from the readers' share, and is given back by the next start,
+// which divides the memory anew. It waits for readers as long as ctx lets it.
+func (m *memory) widen(ctx context.Context, losses int) error {
+	if _, err := budget.Divide(m.sizes.Total, losses); err != nil { // the next start would not go through
+		return fmt.Errorf("%w: memory of %d bytes: %w", ErrInvalid, m.sizes.Total, err)
+	}
+	m.widening.Lock()
+	defer m.widening.Unlock()
+	coding, repair := m.sizes.Least(losses)
+	coding, repair = max(coding-m.coding.Limit(), 0), max(repair-m.repair.Limit(), 0)
+	more := coding + repair
+	if more == 0 {
+		return nil
+	}
+	if m.readers.Limit()-m.lent-more < 2*budget.MaxChunk {
+		return fmt.Errorf("%w: %d MiB of memory are too few for packs that survive %d losses: give the server more", ErrInvalid, m.sizes.Total>>20, losses)
+	}
+	if err := busy(m.readers.Acquire(ctx, more)); err != nil {
+		return err
+	}
+	m.lent += more
+	m.coding.Grow(coding)
+	m.repair.Grow(repair)
 	return nil
 }
 

@@ -145,19 +145,19 @@ func stepLogNodes(was []id.Node, set *memberSet, want []id.Node) []id.Node {
 // changeable says whether a change of the node set can be carried out now, and leaves a
 // store that goes on. What it refuses, nobody was told of.
 func (s *Store) changeable(was, next record.Nodes) error {
-	m := int(next.M)
 	set, also := s.newSet(was), s.newSet(next)
-	if n := len(next.LogNodes); n < 2*m+1 {
-		return fmt.Errorf("%w: %d nodes would be left to keep the log; to survive %d losses and go on it takes %d", ErrPrecondition, n, m, 2*m+1)
+	if n, w := len(next.LogNodes), also.w(); n < 2*w+1 {
+		return fmt.Errorf("%w: %d nodes would be left to keep the log; to survive %d losses and go on it takes %d", ErrPrecondition, n, w, 2*w+1)
 	}
+	m, w := min(set.m(), also.m()), max(set.w(), also.w())
 	for _, n := range next.LogNodes {
 		if also.byID[n] == nil {
 			return fmt.Errorf("%w: a node that keeps the log would be none of the store's", ErrRetry)
 		}
 	}
 	now := s.now()
-	if up := usable(logNodes(set, also), now); len(up) <= m {
-		return fmt.Errorf("%w: %d log nodes that stay take writes, %d are needed; not up: %s", ErrUnavailable, len(up), m+1, s.notUp(set.log))
+	if up := usable(logNodes(set, also), now); len(up) <= w {
+		return fmt.Errorf("%w: %d log nodes that stay take writes, %d are needed; not up: %s", ErrUnavailable, len(up), w+1, s.notUp(set.log))
 	}
 	if up := usable(also.log, now); len(up) < len(also.log)-m {
 		return s.tooFew(also.log, len(up), len(also.log)-m, false)
@@ -377,9 +377,9 @@ func plainLabels(labels []string) []string {
 // store has to go on surviving, and every pack needs as many nodes as it has shards.
 func (s *Store) drainable(set *memberSet, m *member) error {
 	left := len(slices.DeleteFunc(slices.Clone(set.takers), func(x *member) bool { return x == m }))
-	if need := 2*set.m() + 1; left < need {
+	if need := 2*set.w() + 1; left < need {
 		return fmt.Errorf("%w: %s would be left; to survive %s and go on it takes %d. Add a node first: cairn nodes add",
-			ErrPrecondition, countOf(left, "node", "nodes"), countOf(set.m(), "loss", "losses"), need)
+			ErrPrecondition, countOf(left, "node", "nodes"), countOf(set.w(), "loss", "losses"), need)
 	}
 	wide, widest := 0, 0
 	err := s.view(func(r index.Reader) error {
@@ -395,7 +395,7 @@ func (s *Store) drainable(set *memberSet, m *member) error {
 	}
 	if wide > 0 {
 		return fmt.Errorf("%w: %s would be left, and %s up to %d shards, which lie on as many different nodes. New packs would be %d+%d. Add a node first: cairn nodes add",
-			ErrPrecondition, countOf(left, "node", "nodes"), countOf(wide, "pack has", "packs have"), widest, placement.Width(left, DefaultWidth, set.m()), set.m())
+			ErrPrecondition, countOf(left, "node", "nodes"), countOf(wide, "pack has", "packs have"), widest, placement.Width(left, DefaultWidth, set.w()), set.w())
 	}
 	return nil
 }

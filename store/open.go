@@ -116,6 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.index.Close())
 	}
+	s.tellLosses()
 	if _, err := s.fence(); err != nil { // before the first transfer: none of another process lives
 		return nil, errors.Join(err, s.index.Close())
 	}
@@ -135,6 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.background.Go(func() { s.usages(jobs, s.members.Load()) }) // how large the nodes are
 	s.background.Go(func() { s.repairLoop(jobs) })
 	s.background.Go(func() { s.drainLoop(jobs) })
+	s.background.Go(func() { s.raiseLoop(jobs) })
 	s.repairSoon(ByStart) // what an earlier run left short
 	s.background.Go(func() { s.snapshotLoop(jobs) })
 	s.snapshotSoon()
@@ -247,7 +249,7 @@ func (s *Store) start(ctx context.Context) error {
 		return err
 	}
 	s.members.Store(set)
-	if err := s.apportion(set.m()); err != nil {
+	if err := s.apportion(set.w()); err != nil {
 		return err
 	}
 	silent, err := s.promise(ctx, set)
@@ -292,6 +294,9 @@ func (s *Store) start(ctx context.Context) error {
 	if rec.Version > set.rec.Version {
 		s.log.Info("finishing a change of the node set", "version", rec.Version)
 		also = s.newSet(rec)
+		if err := s.mem.widen(ctx, also.w()); err != nil {
+			return err
+		}
 	}
 	if err := s.writeBegin(ctx, set, also, tail, held, nil); err != nil {
 		return err
@@ -689,7 +694,7 @@ func (s *Store) writeBegin(ctx context.Context, set, also *memberSet, tail *foun
 			return fmt.Errorf("%w: the first log pack of this start could not be made durable: %w", ErrUnavailable, errors.Join(last, context.Cause(limited)))
 		}
 		up := usable(logNodes(set, also), s.now())
-		if need := len(set.log) - set.m(); len(up) < need && also == nil || len(up) <= set.m() {
+		if need := len(set.log) - set.m(); len(up) < need && also == nil || len(up) <= l.w() {
 			last = fmt.Errorf("%d of %d log nodes take writes, %d are needed; not up: %s", len(up), len(set.log), need, s.notUp(set.log))
 			pause(limited)
 			continue
@@ -725,7 +730,7 @@ func (s *Store) writeBegin(ctx context.Context, set, also *memberSet, tail *foun
 		break
 	}
 	if also != nil {
-		if err := s.spreadCluster(ctx, also); err != nil {
+		if err := s.spreadCluster(ctx, set, also); err != nil {
 			return err
 		}
 		s.members.Store(also)
@@ -817,7 +822,7 @@ func (s *Store) enter() (leave func(), err error) {
 func (s *Store) writable() error {
 	set := s.members.Load()
 	up := usable(set.log, s.now())
-	if need := len(set.log) - set.m(); len(up) < need || len(up) <= set.m() {
+	if need := len(set.log) - set.m(); len(up) < need || len(up) <= set.w() {
 		return s.tooFew(set.log, len(up), need, false)
 	}
 	return nil

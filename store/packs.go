@@ -461,18 +461,18 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 	up := usable(set.takers, s.now())
 	if d.why == node.ForClient {
 		up = taking(up, s.now())
-	} else if most := taking(up, s.now()); len(most) > set.m() {
+	} else if most := taking(up, s.now()); len(most) > set.w() {
 		up = most // a node without room for clients' data is left alone while others will do
 	}
-	k := placement.Width(len(up), d.k, set.m())
+	k := placement.Width(len(up), d.k, set.w())
 	if k < 1 {
-		return nil, s.tooFew(set.takers, len(up), set.m()+1, true)
+		return nil, s.tooFew(set.takers, len(up), set.w()+1, true)
 	}
 	packID, err := id.NewPack(s.random())
 	if err != nil {
 		return nil, err
 	}
-	weight, err := codingMemory(len(d.payload), cap(d.payload), len(d.entries), k, set.m())
+	weight, err := codingMemory(len(d.payload), cap(d.payload), len(d.entries), k, set.w())
 	if err != nil {
 		return nil, err
 	}
@@ -481,7 +481,7 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 	}
 	counter := p.nextCounter()
 	enc, err := s.coder.Encode(pack.Input{
-		Header:  pack.Header{Kind: d.kind, Pack: packID, K: uint8(k), M: uint8(set.m()), Writer: s.auth.Writer, Counter: counter, Epoch: s.auth.Epoch},
+		Header:  pack.Header{Kind: d.kind, Pack: packID, K: uint8(k), M: uint8(set.w()), Writer: s.auth.Writer, Counter: counter, Epoch: s.auth.Epoch},
 		Meta:    pack.Meta{Entries: d.entries},
 		Payload: d.payload,
 	})
@@ -490,7 +490,7 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 		p.dropCounter(counter)
 		return nil, err
 	}
-	pl, err := plan(packID, up, k, set.m())
+	pl, err := plan(packID, up, k, set.w())
 	if err != nil {
 		enc.Release()
 		s.mem.coding.Release(weight)
@@ -503,6 +503,10 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 		s.mem.coding.Release(weight)
 		buf.drop()
 	})
+	if now := s.members.Load(); err == nil && now.w() > set.w() {
+		// The log would refuse it: m is being raised since.
+		err = fmt.Errorf("%w: its code is %d+%d, what is written now survives %d losses", errNarrow, k, set.w(), now.w())
+	}
 	if err != nil {
 		p.dropCounter(counter)
 		return nil, err

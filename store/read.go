@@ -92,7 +92,8 @@ func (s *Store) confirmNow(ctx context.Context) error {
 }
 
 // confirmOnce asks log nodes until m+1 of them know of no epoch above ours. A
-// takeover has been promised by all but m of them, so one of those would know.
+// takeover has been promised by all but m of them, so one of those would know. While m
+// is being raised to w it is w+1: the next start may go by either.
 func (s *Store) confirmOnce() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Patience)
 	defer cancel()
@@ -135,12 +136,12 @@ func (s *Store) confirmOnce() error {
 			}
 			a.m.noteError(fmt.Errorf("it has promised epoch %d to another gateway: %w", a.a.Epoch, node.ErrFenced), s.now())
 		default:
-			if good++; good > set.m() {
+			if good++; good > set.w() {
 				return nil
 			}
 		}
 	}
-	return fmt.Errorf("%w: %d log nodes confirm that no other gateway has taken over, %d are needed; not up: %s", ErrUnavailable, good, set.m()+1, s.notUp(set.log))
+	return fmt.Errorf("%w: %d log nodes confirm that no other gateway has taken over, %d are needed; not up: %s", ErrUnavailable, good, set.w()+1, s.notUp(set.log))
 }
 
 // geometry says where the bytes of a pack's payload lie.

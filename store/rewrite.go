@@ -136,7 +136,21 @@ func (c *collection) shorten(ctx context.Context) error {
 	if err != nil || len(d.kept) < 2 || d.before < cutLeastNow && !c.opt.Now {
 		return err
 	}
-	for _, k := range d.kept {
+	return c.readKept(ctx)
+}
+
+// readKept reads the snapshots that are kept, unless this process has done so a moment ago. When one
+// cannot be read the log is not cut.
+func (c *collection) readKept(ctx context.Context) error {
+	s := c.s
+	var kept []index.SnapshotRow
+	if err := s.view(func(r index.Reader) (err error) {
+		kept, err = r.Snapshots()
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, k := range kept {
 		if s.wasRead(k.Number) {
 			continue
 		}
@@ -166,6 +180,9 @@ type source struct {
 
 // sources chooses the packs that are worth rewriting.
 func (c *collection) sources(ctx context.Context) ([]source, error) {
+	if c.raise > 0 {
+		return c.sourcesToRaise(ctx)
+	}
 	s := c.s
 	var logs, narrow, small, others []source
 	var payload, dead, logLive, smallLive uint64
@@ -206,7 +223,7 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 			}
 			x.k = widthFor(widths, int(row.K))
 			payload, dead = payload+row.Payload, dead+row.Dead()
-			switch to := placement.Width(up, x.k, set.m()); {
+			switch to := placement.Width(up, x.k, set.w()); {
 			case !s.triedWith(p, up) && to != int(row.K) && (to > int(row.K) || !slices.Contains(widths, int(row.K)) && to == x.k):
 				narrow, dead = append(narrow, x), dead-row.Dead()
 			case row.Payload < uint64(pack.Capacity(int(row.K), 1))/2 && row.Residents < moveAtOnce/2:
@@ -251,17 +268,19 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 		out, dead = append(out, x), dead-waste
 	}
 	// What was written together stays together.
-	slices.SortFunc(out, func(a, b source) int {
-		return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.seq, b.seq), slices.Compare(a.writer[:], b.writer[:]), cmp.Compare(a.counter, b.counter))
-	})
+	slices.SortFunc(out, compareSources)
 	return out, nil
+}
+
+func compareSources(a, b source) int {
+	return cmp.Or(cmp.Compare(a.k, b.k), cmp.Compare(a.seq, b.seq), slices.Compare(a.writer[:], b.writer[:]), cmp.Compare(a.counter, b.counter))
 }
 
 // compactionWidth is how many nodes a pack that is rewritten may lie on.
 func (s *Store) compactionWidth(set *memberSet) int {
 	now := s.now()
 	up := slices.DeleteFunc(usable(set.takers, now), func(m *member) bool { return m.putFailed() })
-	if most := taking(up, now); len(most) > set.m() {
+	if most := taking(up, now); len(most) > set.w() {
 		up = most
 	}
 	return len(up)
@@ -304,7 +323,7 @@ func (c *collection) rewrite(ctx context.Context) error {
 	for _, x := range list {
 		total += x.live
 	}
-	c.report(0, total, "bytes")
+	c.report(c.base, c.base+total+c.rest, "bytes")
 	w := &rewriter{c: c, pace: pacer{s: s, rate: cmp.Or(c.opt.Rate, CollectRate)}}
 	defer w.release()
 	for _, x := range list {
@@ -315,8 +334,9 @@ func (c *collection) rewrite(ctx context.Context) error {
 			return err
 		}
 		done += x.live
-		c.report(done, total, "bytes")
+		c.report(c.base+done, c.base+total+c.rest, "bytes")
 	}
+	c.base += done
 	w.ending = true
 	if err := w.drain(ctx, 0); err != nil {
 		return err
@@ -373,7 +393,7 @@ func (w *rewriter) source(ctx context.Context, x source, rest int) error {
 			if err != nil {
 				return err
 			}
-			if row.Refs > 0 && !row.Unknown() {
+			if (row.Refs > 0 || w.c.raise > 0) && !row.Unknown() { // one without edges may still be found
 				add = append(add, waiting{key: packKey{row.Realm, x.k}, chunk: row.Chunk, sealed: int(row.SealedLen), of: of})
 			}
 		}
@@ -437,6 +457,9 @@ func (w *rewriter) next(ctx context.Context) error {
 		if c.of.bad {
 			w.c.out.Unreadable++
 			w.c.s.unmovable(c.of.pack)
+			if w.c.raise > 0 {
+				w.c.passed[c.of.pack] = true
+			}
 		}
 		w.through = append(w.through, c.of.pack)
 	}
@@ -556,7 +579,7 @@ func (w *rewriter) move(ctx context.Context, c waiting) error {
 		}
 		return err
 	})
-	if errors.Is(err, index.ErrNotFound) || err == nil && (row.Pack != c.of.pack || row.Refs == 0) {
+	if errors.Is(err, index.ErrNotFound) || err == nil && (row.Pack != c.of.pack || row.Refs == 0 && w.c.raise == 0) {
 		return nil // nobody needs it there
 	}
 	if err != nil {

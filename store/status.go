@@ -77,8 +77,8 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	up := len(usable(set.takers, s.now()))
-	if k := placement.Width(up, DefaultWidth, set.m()); k >= 1 {
-		out.Width = fmt.Sprintf("%d+%d", k, set.m())
+	if k := placement.Width(up, DefaultWidth, set.w()); k >= 1 {
+		out.Width = fmt.Sprintf("%d+%d", k, set.w())
 	}
 	if err := s.Failure(); err != nil {
 		out.Reason = err.Error()
@@ -86,7 +86,7 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 		out.Reason = err.Error()
 	} else {
 		out.Writable = true
-		if takes > set.m() {
+		if takes > set.w() {
 			noRoom = nil
 		}
 		if noRoom = cmp.Or(s.room(node.ForClient), noRoom); noRoom != nil {
@@ -116,6 +116,10 @@ func (s *Store) Status(ctx context.Context) (Status, error) {
 		return out, err
 	}
 	out.Survives = what.sentence(len(set.all), len(nodes))
+	if set.raising() {
+		out.RaisingTo, out.PacksToRaise = set.w(), what.raise
+		out.Survives += fmt.Sprintf("; raising to m=%d: %s left", set.w(), countOf(what.raise, "pack", "packs"))
+	}
 	return out, nil
 }
 
@@ -150,6 +154,7 @@ type survival struct {
 	lostBytes uint64
 	lostLog   int // log packs that a rebuild of the index could need
 	disks     int // that hold nodes
+	raise     int // packs that were coded for fewer losses than are wanted
 }
 
 // survival asks placement. When every member is up and none was ever replaced,
@@ -169,13 +174,22 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 			takers++
 		}
 	}
-	k := placement.Width(takers, DefaultWidth, set.m())
+	k := placement.Width(takers, DefaultWidth, set.w())
 	if k < 1 {
 		k = 1
 	}
-	promised, err := placement.Promises(up, k, min(set.m(), max(takers-k, 0)))
+	promised, err := placement.Promises(up, k, min(set.w(), max(takers-k, 0)))
 	if err == nil {
 		out.Survival = promised
+	}
+	if set.raising() { // a start is without no more log nodes than m
+		m := set.m()
+		for _, x := range set.log {
+			if !there[x.info.ID] {
+				m = max(m-1, 0)
+			}
+		}
+		out.Survival = out.Survival.Min(placement.Survival{Nodes: m, Disks: m, Hosts: m, Racks: m, Zones: m})
 	}
 	// While the set is what it began as, every pack is placed as a new one would be.
 	if len(up) == len(set.all) && set.rec.Version == 1 && !s.scrubs.anyLost() {
@@ -194,6 +208,9 @@ func (s *Store) survival(set *memberSet, up []placement.Node) (survival, error) 
 		worst, n := placement.Survives(up, func(yield func(placement.Assignment) bool) {
 			var a placement.Assignment
 			failed = r.EachPack(func(p id.Pack, row index.PackRow) error {
+				if int(row.M) < set.w() {
+					out.raise++
+				}
 				if empty(row) {
 					return nil
 				}

@@ -123,6 +123,9 @@ type Config struct {
 	// data directory beside it and the directories of the nodes that are named. An error
 	// says what could not be counted. nil: nothing.
 	Footprint func(nodes []string) (index, other int64, err error)
+	// Survives, when not nil, is told how many losses the store survives: once it is open,
+	// and when that has changed.
+	Survives func(losses int)
 
 	// idle starts no background job, so that a test knows every record of the log.
 	idle bool

@@ -211,6 +211,10 @@ type Status struct {
 	Losses []Loss
 	// Scrubbed are the last complete scrubs; see [Store.ScrubPasses].
 	Scrubbed []ScrubPass
+	// RaisingTo is what M is being raised to, 0 when it is not; PacksToRaise are the packs
+	// that were coded for fewer losses.
+	RaisingTo    int
+	PacksToRaise int
 	// Ages are those of what was last read; see [Store.ScrubAges].
 	Ages    []ScrubAge
 	Started time.Time

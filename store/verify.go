@@ -131,7 +131,7 @@ func (s *Store) survey(ctx context.Context) (*foundTail, []openLink, error) {
 		return nil, nil, err
 	}
 	s.members.Store(set)
-	if err := s.apportion(set.m()); err != nil {
+	if err := s.apportion(set.w()); err != nil {
 		return nil, nil, err
 	}
 	silent := map[id.Node]error{}

@@ -123,10 +123,15 @@ func (d *decision) present(realm id.Realm, chunks []id.Chunk) error {
 }
 
 // reachable refuses packs that lost a node between their last shard and now: they
-// would begin with less than the losses that were promised.
+// would begin with less than the losses that were promised. So it does those that were
+// coded for fewer losses than are written for by now: none gets a row behind the wish
+// for more.
 func (d *decision) reachable(adopts []*record.Adopt) error {
 	set := d.s.members.Load()
 	for _, a := range adopts {
+		if int(a.M) < set.w() {
+			return fmt.Errorf("%w: a pack of %d+%d was on its way while more losses came to be wanted", ErrRetry, a.K, a.M)
+		}
 		for _, p := range a.Shards {
 			if m := set.byID[p.Node]; m == nil || !m.readable() || m.isClosed() {
 				return fmt.Errorf("%w: a node was lost while the upload ran", ErrRetry)
@@ -386,7 +391,7 @@ func (w *writer) round(subs []*submission) error {
 		}
 		set := s.members.Load()
 		up := usable(set.log, s.now())
-		if need := len(set.log) - set.m(); len(up) < need || len(up) <= set.m() {
+		if need := len(set.log) - set.m(); len(up) < need || len(up) <= set.w() {
 			err := s.tooFew(set.log, len(up), need, false)
 			if !tried {
 				refuse(subs, err)
@@ -525,8 +530,8 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 	}
 	if why == node.ForClient {
 		takes := taking(up, s.now())
-		if len(takes) <= set.m() {
-			return nil, nil, fmt.Errorf("%w: %w", errNoRoom, s.tooFew(set.log, len(takes), set.m()+1, true))
+		if len(takes) <= set.w() {
+			return nil, nil, fmt.Errorf("%w: %w", errNoRoom, s.tooFew(set.log, len(takes), set.w()+1, true))
 		}
 		up = takes
 	}
@@ -541,7 +546,7 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 		}
 		if outcome[0] = err; err == nil {
 			also = s.newSet(*rec)
-			if up = usable(logNodes(set, also), s.now()); len(up) <= set.m() {
+			if up = usable(logNodes(set, also), s.now()); len(up) <= max(set.w(), also.w()) {
 				return nil, nil, fmt.Errorf("%w: %d log nodes of the old and the new set take writes", errNarrow, len(up))
 			}
 		}
@@ -594,7 +599,7 @@ func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs
 	if also != nil {
 		// Before the next log pack is sent, the members must know each other. The
 		// time that making the pack durable took is not taken from them.
-		if err := s.spreadCluster(context.WithoutCancel(ctx), also); err != nil {
+		if err := s.spreadCluster(context.WithoutCancel(ctx), set, also); err != nil {
 			return nil, nil, &fatalError{fmt.Errorf("the node set was changed and could not be told to its members: %w", err)}
 		}
 		s.members.Store(also)

@@ -38,9 +38,9 @@ var (
 // bound on the line, an answer to what can never be had, and the gauges.
 type Share struct {
 	name  string
-	limit int64
-	line  int64  // how many may wait
-	of    *Share // the share that this one is a part of; nil: none
+	limit atomic.Int64 // it only grows
+	line  int64        // how many may wait
+	of    *Share       // the share that this one is a part of; nil: none
 	sem   *semaphore.Weighted
 
 	used, waiting, waits, refused atomic.Int64
@@ -48,19 +48,31 @@ type Share struct {
 
 // NewShare makes a share of limit bytes before which at most line may wait.
 func NewShare(name string, limit int64, line int) *Share {
-	return &Share{name: name, limit: limit, line: int64(line), sem: semaphore.NewWeighted(limit)}
+	s := &Share{name: name, line: int64(line), sem: semaphore.NewWeighted(most)}
+	s.sem.TryAcquire(most - limit) // what it may still grow by
+	s.limit.Store(limit)
+	return s
+}
+
+// most is more than any share has.
+const most = 1 << 60
+
+// Grow gives the share n bytes more for good: its caller has them from another one.
+func (s *Share) Grow(n int64) {
+	s.limit.Add(n)
+	s.sem.Release(n)
 }
 
 // Part makes a share within s: what is taken from it is taken from s too, so
 // that those who use it hold at most limit bytes of s together.
 func (s *Share) Part(name string, limit int64) *Share {
-	p := NewShare(name, min(limit, s.limit), int(s.line))
+	p := NewShare(name, min(limit, s.Limit()), int(s.line))
 	p.of = s
 	return p
 }
 
 // Limit is how many bytes the share has.
-func (s *Share) Limit() int64 { return s.limit }
+func (s *Share) Limit() int64 { return s.limit.Load() }
 
 // Acquire takes n bytes, or waits for them until ctx is done; its cause is the
 // error then.
@@ -94,9 +106,9 @@ func (s *Share) acquire(ctx, limited context.Context, n int64, limit time.Durati
 
 // join takes n bytes of this share alone.
 func (s *Share) join(ctx, limited context.Context, n int64, limit time.Duration) error {
-	if n > s.limit {
+	if n > s.Limit() {
 		s.refused.Add(1)
-		return fmt.Errorf("%w: %d bytes for %s, which has %d", ErrTooLarge, n, s.name, s.limit)
+		return fmt.Errorf("%w: %d bytes for %s, which has %d", ErrTooLarge, n, s.name, s.Limit())
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -126,7 +138,7 @@ func (s *Share) join(ctx, limited context.Context, n int64, limit time.Duration)
 
 // TryAcquire takes n bytes if they are free and nobody waits.
 func (s *Share) TryAcquire(n int64) bool {
-	if n > s.limit || !s.sem.TryAcquire(n) {
+	if n > s.Limit() || !s.sem.TryAcquire(n) {
 		return false
 	}
 	s.used.Add(n)
@@ -162,5 +174,5 @@ type State struct {
 
 // State reads the gauges, each by itself.
 func (s *Share) State() State {
-	return State{s.name, s.limit, s.used.Load(), s.waiting.Load(), s.waits.Load(), s.refused.Load()}
+	return State{s.name, s.Limit(), s.used.Load(), s.waiting.Load(), s.waits.Load(), s.refused.Load()}
 }

@@ -112,18 +112,26 @@ func Divide(total int64, losses int) (Sizes, error) {
 	return s, nil
 }
 
+// Least is what coding and repair need at least in a store that survives so many losses, with
+// packs of these sizes.
+func (s *Sizes) Least(losses int) (coding, repair int64) {
+	m := int64(losses)
+	return m*int64(s.PackBytes)/2 + Heads, FullPack + m*MaxChunk + Heads
+}
+
 // parts are the shares in order of size, the packs first.
 func (s *Sizes) parts(m int64) []part {
 	pack := int64(s.PackBytes)
+	coding, repair := s.Least(int(m))
 	return []part{
 		// A node that hangs holds the packs that were being sent to it: with one
 		// sealed at a time m of them hold m, and one is left.
 		{&s.Packs, 223, (1 + m) * pack},
 		// Over fewer nodes the code is narrower and its parity longer: at worst two
 		// data shards.
-		{&s.Coding, 55, m*pack/2 + Heads},
+		{&s.Coding, 55, coding},
 		// A pack of full length, whatever is written now, and its parity.
-		{&s.Repair, 50, FullPack + m*MaxChunk + Heads},
+		{&s.Repair, 50, repair},
 		{&s.Log, 25, 4 << 20},
 
 		{&s.Uploads, 107, 2 * MaxChunk},
