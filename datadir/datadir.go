@@ -35,6 +35,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -101,6 +102,8 @@ type Dir struct {
 
 	space disk.Space
 	guard *guard // nil unless Options.Serve is set
+
+	noting sync.Mutex // held while the marker is changed
 }
 
 // Fresh is what a first start has to tell.

@@ -127,15 +127,34 @@ func (d *Dir) sameNode(name, dir string) (string, error) {
 // noteNodes changes the names of node directories that the marker has: those that are
 // looked for. It only helps to say what is missing.
 func (d *Dir) noteNodes(change func([]string) []string) {
-	m, there, err := d.readMarker()
-	if err == nil && there {
+	d.note("which node directories there are", func(m *marker) bool {
 		m.Nodes = change(m.Nodes)
 		slices.Sort(m.Nodes)
 		m.Nodes = slices.Compact(m.Nodes)
+		return true
+	})
+}
+
+// NoteLosses notes how many losses the store survives: a start waits no longer than it must
+// for directories that do not answer, and divides its memory by it.
+func (d *Dir) NoteLosses(losses int) {
+	d.note("how many losses the store survives", func(m *marker) bool {
+		changed := m.State == formed && m.Losses != losses
+		m.Losses = losses
+		return changed
+	})
+}
+
+// note changes the marker of a store, when there is one.
+func (d *Dir) note(what string, change func(*marker) bool) {
+	d.noting.Lock()
+	defer d.noting.Unlock()
+	m, there, err := d.readMarker()
+	if err == nil && there && change(&m) {
 		err = d.writeMarker(m)
 	}
 	if err != nil {
-		d.opt.Log.Warn("which node directories there are is not noted", "err", err)
+		d.opt.Log.Warn(what+" is not noted", "err", err)
 	}
 }
 

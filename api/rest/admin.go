@@ -264,6 +264,8 @@ type statusJSON struct {
 	Reason     string `json:"reason,omitempty"`
 	NoRoom     string `json:"no_room,omitempty"`
 	M          int    `json:"losses_by_policy"`
+	RaisingTo  int    `json:"raising_to,omitempty"`
+	ToRaise    int    `json:"packs_to_raise,omitempty"`
 	Width      string `json:"code_of_new_packs,omitempty"`
 	PacksShort int    `json:"packs_short"`
 	PacksLost  int    `json:"packs_lost"`
@@ -286,7 +288,7 @@ func (f *face) statusOf(c echo.Context) (statusJSON, error) {
 	if err != nil {
 		return statusJSON{}, err
 	}
-	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, Width: st.Width,
+	out := statusJSON{Survives: st.Survives, Cluster: st.Cluster.String(), Writable: st.Writable, Reason: st.Reason, NoRoom: st.NoRoom, M: st.M, RaisingTo: st.RaisingTo, ToRaise: st.PacksToRaise, Width: st.Width,
 		PacksShort: st.PacksShort, PacksLost: st.PacksLost, LostBytes: st.LostBytes, LogLost: st.LogPacksLost, Epoch: st.Epoch, Sequence: st.Sequence, Version: f.cfg.Version, Started: st.Started.UTC(), Losses: store.Ranges(st.Losses), Nodes: []nodeJSON{}, Scrubbed: []passJSON{}}
 	for _, p := range st.Scrubbed {
 		out.Scrubbed = append(out.Scrubbed, passJSON{p.Deep, p.Began.UTC(), p.Ended.UTC(), p.Left, p.Lost})
@@ -401,4 +403,33 @@ func (f *face) undrainNode(c echo.Context) error {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)
+}
+
+// tolerate changes how many losses are to be survived, and starts the job that sees to it,
+// unless that runs already.
+func (f *face) tolerate(c echo.Context) error {
+	var want struct {
+		Losses int    `json:"losses"`
+		Rate   uint64 `json:"rate"`
+	}
+	if err := readJSON(c, &want); err != nil {
+		return err
+	}
+	ctx := c.Request().Context()
+	if err := f.store.Tolerate(ctx, want.Losses); err != nil {
+		return unmet(err, "", "more losses take more nodes, two for each and one more, and are never fewer than now; see `cairn nodes add`")
+	}
+	st, err := f.store.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.RaisingTo == 0 {
+		return c.JSON(http.StatusOK, map[string]any{"losses": st.M})
+	}
+	j, err := f.store.StartJob(ctx, store.JobRaise, store.JobOptions{Rate: want.Rate})
+	if err != nil && !errors.Is(err, store.ErrJobRunning) {
+		return err
+	}
+	c.Response().Header().Set("Location", jobsPath+"/"+j.ID.String())
+	return c.JSON(http.StatusAccepted, jobToJSON(j))
 }

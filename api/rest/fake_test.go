@@ -34,6 +34,7 @@ type fakeStore struct {
 	lists   []store.ListOptions // of each List
 	copies  []fakeCopy          // each Copy and Rename
 	jobs    []store.Job         // from old to new
+	raising int                 // losses that are wanted
 	counts  []store.JobCounts
 	damaged []store.DamagedObject
 }
@@ -568,7 +569,11 @@ func (f *fakeStore) Status(context.Context) (store.Status, error) {
 		return store.Status{}, err
 	}
 	ages, _ := f.ScrubAges()
-	return store.Status{Ages: ages, Cluster: id.Cluster{1}, Epoch: 2, Sequence: 3, M: 2, Width: "4+2", Writable: true, Survives: "2 lost directories", Started: epoch,
+	raising := f.raising
+	if raising == 2 {
+		raising = 0
+	}
+	return store.Status{RaisingTo: raising, PacksToRaise: 5 * raising, Ages: ages, Cluster: id.Cluster{1}, Epoch: 2, Sequence: 3, M: 2, Width: "4+2", Writable: true, Survives: "2 lost directories", Started: epoch,
 		Nodes: []store.NodeStatus{{Name: "n01", ID: id.Node{1}, State: "up", Log: true, Total: 100, Free: 50, Allowed: true},
 			{Name: "n02", ID: id.Node{2}, State: "missing", Reason: "its directory is gone"}}}, nil
 }
@@ -584,6 +589,21 @@ func (f *fakeStore) ScrubPasses() []store.ScrubPass {
 func (f *fakeStore) ScrubAges() ([]store.ScrubAge, error) {
 	return []store.ScrubAge{{Age: schedule.Age{Since: epoch.Add(time.Hour), Age: 90 * time.Minute, Within: 7 * schedule.Day}},
 		{Deep: true, Age: schedule.Age{Since: epoch, Never: true, Age: 40 * schedule.Day, Within: 30 * schedule.Day, Overdue: true}}}, nil
+}
+
+func (f *fakeStore) Tolerate(_ context.Context, losses int) error {
+	defer f.mu.Unlock()
+	if err := f.enter("tolerate", fmt.Sprint(losses), ""); err != nil {
+		return err
+	}
+	switch {
+	case losses < 1 || losses > 4:
+		return fmt.Errorf("%w: a store survives 1 to 4 losses, not %d", store.ErrInvalid, losses)
+	case losses == 4:
+		return fmt.Errorf("%w: 6 nodes are too few", store.ErrPrecondition)
+	}
+	f.raising = losses
+	return nil
 }
 
 func (f *fakeStore) DrainNode(_ context.Context, name string, on bool) error {
@@ -606,7 +626,7 @@ func (f *fakeStore) StartJob(_ context.Context, kind string, opt store.JobOption
 	if err := f.enter("startJob", kind, ""); err != nil {
 		return store.Job{}, err
 	}
-	moves := kind == store.JobDrain || kind == store.JobRebalance
+	moves := kind == store.JobDrain || kind == store.JobRebalance || kind == store.JobRaise
 	if kind != store.JobRepair && kind != store.JobSnapshot && kind != store.JobScrub && !moves || kind != store.JobScrub && !moves && opt != (store.JobOptions{}) {
 		return store.Job{}, fmt.Errorf("%w: no kind of job is called %q", store.ErrInvalid, kind)
 	}

@@ -80,6 +80,7 @@ type Store interface {
 	Shares(ctx context.Context, after string, limit int) (store.SharesPage, error)
 	Status(ctx context.Context) (store.Status, error)
 	DrainNode(ctx context.Context, name string, on bool) error
+	Tolerate(ctx context.Context, losses int) error
 	StartJob(ctx context.Context, kind string, opt store.JobOptions) (store.Job, error)
 	ScrubPasses() []store.ScrubPass
 	Losses() ([]store.Loss, error)
@@ -243,6 +244,7 @@ func (f *face) routes() []route {
 		{method: http.MethodPost, path: "/v1/nodes/:node/replace", handle: f.replaceNode},
 		{method: http.MethodPost, path: "/v1/nodes/:node/drain", handle: f.drainNode},
 		{method: http.MethodDelete, path: "/v1/nodes/:node/drain", handle: f.undrainNode},
+		{method: http.MethodPut, path: "/v1/losses", handle: f.tolerate},
 		{method: http.MethodGet, path: jobsPath, handle: f.held(f.listJobs), params: []string{"kind", "state", "limit", "cursor"}},
 		{method: http.MethodPost, path: jobsPath, handle: f.startJob},
 		{method: http.MethodGet, path: jobsPath + "/:job", handle: f.getJob},

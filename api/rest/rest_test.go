@@ -257,6 +257,18 @@ func TestEveryRoute(t *testing.T) {
 	r.want(412, "precondition-failed", "POST", "/v1/nodes/n01/drain", "")
 	r.want(400, "invalid-request", "POST", "/v1/nodes/nn/drain", "")
 	r.want(204, "", "DELETE", "/v1/nodes/n02/drain", "")
+	if a := r.want(202, "", "PUT", "/v1/losses", `{"losses":3,"rate":1000}`); !strings.HasPrefix(a.header.Get("Location"), jobsPath+"/") || !strings.Contains(a.body, `"kind":"raise"`) || !strings.Contains(a.body, `"rate":1000`) {
+		t.Errorf("raised: %s at %s", a.body, a.header.Get("Location"))
+	}
+	if a := r.want(200, "", "GET", "/v1/status", ""); !strings.Contains(a.body, `"raising_to":3,"packs_to_raise":15`) {
+		t.Errorf("status while m is raised: %s", a.body)
+	}
+	r.want(412, "precondition-failed", "PUT", "/v1/losses", `{"losses":4}`)
+	r.want(400, "invalid-request", "PUT", "/v1/losses", `{"losses":9}`)
+	r.want(400, "invalid-request", "PUT", "/v1/losses", "")
+	if a := r.want(200, "", "PUT", "/v1/losses", `{"losses":2}`); a.body != `{"losses":2}`+"\n" {
+		t.Errorf("called off: %s", a.body)
+	}
 	if a := r.want(200, "", "DELETE", "/v1/nodes/n02", ""); !strings.Contains(a.body, `"kept":"/data/removed-n02"`) {
 		t.Errorf("removed: %s", a.body)
 	}

@@ -56,6 +56,8 @@ type (
 		Reason     string     `json:"reason,omitempty"`
 		NoRoom     string     `json:"no_room,omitempty"`
 		M          int        `json:"losses_by_policy"`
+		RaisingTo  int        `json:"raising_to,omitempty"`
+		ToRaise    int        `json:"packs_to_raise,omitempty"`
 		Width      string     `json:"code_of_new_packs,omitempty"`
 		PacksShort int        `json:"packs_short"`
 		PacksLost  int        `json:"packs_lost"`

@@ -48,7 +48,7 @@ func newJobs() *cobra.Command {
 		Use: "jobs", Short: "List, start, wait for and cancel what the store does beside requests",
 		Long: `Jobs are what the store does beside requests: repair makes shards anew that lay on lost nodes, check-index proves the
 index, snapshot exports it to the nodes, scrub reads every shard, gc gives space back, drain empties nodes, rebalance evens
-them out. These start by themselves, or with "cairn jobs start"; usage, which says whose the space is, with "cairn df --exclusive". One run of a kind is under way at a time; the 50 newest of each are known, after a restart as well.`,
+them out, raise writes anew what survives fewer losses than are wanted. These start by themselves, or with "cairn jobs start"; usage, which says whose the space is, with "cairn df --exclusive". One run of a kind is under way at a time; the 50 newest of each are known, after a restart as well.`,
 	})
 	list := clientFlags(&cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List runs, the newest first", Args: cobra.NoArgs,
@@ -59,7 +59,7 @@ them out. These start by themselves, or with "cairn jobs start"; usage, which sa
 	list.Flags().Int("limit", 0, "no more than so many; 0: all that are known")
 	start := clientFlags(&cobra.Command{
 		Use: "start KIND", Short: "Start a run of a kind of job", Args: cobra.ExactArgs(1),
-		Long: `Start a run of a kind of job: repair, check-index, snapshot, scrub, which is a light one, gc, drain, rebalance, or usage, whose result
+		Long: `Start a run of a kind of job: repair, check-index, snapshot, scrub, which is a light one, gc, drain, rebalance, raise, or usage, whose result
 "cairn df --exclusive" shows. When one is under way, nothing is started, and the exit code is 1. With --wait the exit code is that of "cairn jobs wait".`,
 		Example: "  cairn jobs start repair --wait\n  cairn jobs start check-index", RunE: do(startJob),
 	})
@@ -347,7 +347,7 @@ func follow(cmd *cobra.Command, cl *client, j jobInfo) error {
 }
 
 func jobKinds(context.Context, *client, string) ([]string, error) {
-	return []string{store.JobCheckIndex, store.JobCollect, store.JobDrain, store.JobRebalance, store.JobRepair, store.JobScrub, store.JobSnapshot, store.JobUsage}, nil
+	return []string{store.JobCheckIndex, store.JobCollect, store.JobDrain, store.JobRaise, store.JobRebalance, store.JobRepair, store.JobScrub, store.JobSnapshot, store.JobUsage}, nil
 }
 
 func jobIDs(ctx context.Context, cl *client, _ string) ([]string, error) {

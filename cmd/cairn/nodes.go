@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"strconv"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 )
 
 func newNodes() *cobra.Command {
-	c := parent(&cobra.Command{Use: "nodes", Short: "List, add, drain, remove and replace nodes"})
+	c := parent(&cobra.Command{Use: "nodes", Short: "List, add, drain, remove and replace nodes; how many may be lost"})
 	c.AddCommand(clientFlags(&cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the nodes", Args: cobra.NoArgs, Example: "  cairn nodes list",
 		RunE: do(func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +57,7 @@ touched while the store takes no writes. A node whose directory is back needs no
 				return fmt.Sprintf("replaced %s; what was in its directory is kept in %s", printable(name), printable(out.Kept)), nil
 			})
 		}),
-	}), newAddNode(), newDrainNode(), newUndrainNode(), newRemoveNode())
+	}), newAddNode(), newDrainNode(), newUndrainNode(), newRemoveNode(), newTolerate())
 	return c
 }
 
@@ -184,6 +185,60 @@ to DATA/removed-...; one elsewhere, or a mount point, stays where it is. Nothing
 			})
 		}),
 	})
+}
+
+func newTolerate() *cobra.Command {
+	cmd := clientFlags(&cobra.Command{
+		Use: "tolerate LOSSES", Short: "Survive the loss of more nodes at a time", Args: cobra.ExactArgs(1),
+		Long: `Raise how many nodes may be lost at a time. From now on everything is written for that, and the server writes anew what is stored:
+a snapshot of the index, then the log, then the data, as a job, see "cairn jobs". Only when nothing is left that was written for
+fewer losses the store survives them, and starts without so many nodes; until then "cairn status" says how many packs are left.
+Ending this command does not end the job, and a restart of the server goes on with it.
+
+Each loss takes two nodes, and one more: three losses seven nodes. What is written anew takes its room once more, until the nodes have
+given back what it replaces, a day later. What cannot be read keeps the number where it is. To name the number that is in force
+calls it off; there is no way to fewer losses.`,
+		Example: "  cairn nodes tolerate 3\n  cairn nodes tolerate 3 --rate 100MB --wait",
+		RunE: do(func(cmd *cobra.Command, args []string) error {
+			losses, err := strconv.Atoi(args[0])
+			if err != nil {
+				return &exitError{exitUsage, fmt.Errorf("%s is no number of losses", printable(args[0]))}
+			}
+			rate, err := rateOf(cmd)
+			if err != nil {
+				return err
+			}
+			cl, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
+			var j struct {
+				jobInfo
+				Losses int `json:"losses"`
+			}
+			if err := cl.call(cmd.Context(), http.MethodPut, "/v1/losses", nil, map[string]any{"losses": losses, "rate": rate}, &j); err != nil {
+				return fmt.Errorf("not changed: %w", err)
+			}
+			if j.ID == "" {
+				if jsonWanted(cmd) {
+					return printJSON(cmd, map[string]int{"losses": j.Losses})
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "the store survives %d lost nodes, and that is not being changed\n", j.Losses)
+				return err
+			}
+			if wait, _ := cmd.Flags().GetBool("wait"); wait {
+				return follow(cmd, cl, j.jobInfo)
+			}
+			if jsonWanted(cmd) {
+				return printJSON(cmd, j.jobInfo)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "what is stored is written anew, for %d lost nodes; wait for it: cairn jobs wait %s\n", losses, j.ID)
+			return err
+		}),
+	})
+	cmd.Flags().Bool("wait", false, "wait until it is over")
+	cmd.Flags().String("rate", "64MiB", "read at most so many bytes per second; a quarter of it while clients are served")
+	return cmd
 }
 
 func newRebalance() *cobra.Command {

@@ -505,7 +505,7 @@ func tryOpenStore(ctx context.Context, dir *datadir.Dir, o engineOptions, logger
 		return nil, err
 	}
 	cfg := store.Config{Cluster: dir.Cluster, Nodes: dir.Stores(), Absent: dir.Absent, Keyring: dir.Keyring, Engine: engine,
-		Memory: o.memory.Total, SnapshotEvery: o.snapshotEvery, Scrub: o.scrub, ScrubRate: o.scrubRate, Log: logger, StaleReads: o.stale, Room: dir.Room, Footprint: dir.Footprint}
+		Memory: o.memory.Total, SnapshotEvery: o.snapshotEvery, Scrub: o.scrub, ScrubRate: o.scrubRate, Log: logger, StaleReads: o.stale, Room: dir.Room, Footprint: dir.Footprint, Survives: dir.NoteLosses}
 	if dir.Fresh != nil {
 		cfg.Genesis = dir.Fresh.Genesis
 	}
