@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path"
 	"time"
@@ -240,7 +241,7 @@ func (w *world) oldCopy(rng *rand.Rand) {
 		}
 		return
 	}
-	if !v.lost && w.lostCount() == tolerance {
+	if !v.lost && w.lostCount() == w.losses {
 		return
 	}
 	v.lost = true
@@ -353,7 +354,7 @@ func (w *world) loseAfterAck(g *gateway, rng *rand.Rand) {
 	power := rng.IntN(2) == 0
 	w.crash(power)
 	wiped := 0
-	for range tolerance {
+	for range w.losses {
 		// A node that has been harmed already may be taken away as well.
 		if v := w.lose(rng, "wiped"); v != nil {
 			v.wiped = true
@@ -367,7 +368,7 @@ func (w *world) loseAfterAck(g *gateway, rng *rand.Rand) {
 		return
 	}
 	w.quiet()
-	w.checkAll(ng, "after the loss of any two nodes")
+	w.checkAll(ng, fmt.Sprintf("after the loss of any %d nodes", w.losses))
 	if w.over() {
 		w.publish(ng, nodes)
 		return

@@ -160,6 +160,11 @@ func (w *world) finish() {
 		return
 	}
 	w.checkAll(g, "after a collection")
+	if w.atMost > tolerance && !w.over() {
+		if g, nodes = w.raiseAll(g, nodes); g == nil {
+			return
+		}
+	}
 	if w.seed%2 == 1 && !w.over() {
 		w.sweep(g)
 	}

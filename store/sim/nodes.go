@@ -168,6 +168,7 @@ func (w *world) reckon(g *gateway) {
 	for _, n := range st.Nodes {
 		states[n.Name] = n
 	}
+	w.reckonLosses(st)
 	w.unsure, w.pending = false, false
 	for _, v := range w.vols {
 		n, member := states[v.name]

@@ -85,17 +85,47 @@ func (w *world) shortNodes(g *gateway, guests map[string]*disk.Node) {
 	put(2, 7, 200<<10)
 }
 
-// point plays the fixed history, or that of the nodes, and ends everything when the n-th sync of any
+// shortRaise is a fixed history in which a seventh node is added and m raised.
+func (w *world) shortRaise(g *gateway, guests map[string]*disk.Node) {
+	ctx := context.Background()
+	c := w.clients[0]
+	put := func(i int, n uint64, size int) {
+		c.change(g, c.items[i], op{kind: opPut, body: &content{name: n, head: size, size: size}})
+	}
+	put(0, 1, 700<<10)
+	put(1, 2, 100<<10)
+	put(2, 3, 1000)
+	for _, v := range w.vols[nodeCount:] {
+		_ = g.st.AddNode(ctx, store.NewNode{Name: v.name, Labels: []string{fmt.Sprint("disk=", v.no)}}, guests[v.name])
+	}
+	put(3, 4, 300<<10)
+	w.atMost = raisedTo
+	_ = g.st.Tolerate(ctx, raisedTo)
+	put(0, 5, 200<<10)
+	for try := 0; try < 3 && !g.dead.Load(); try++ {
+		j, err := g.st.StartJob(ctx, store.JobRaise, unpaced)
+		for err == nil && j.State == store.JobRunning && !g.dead.Load() {
+			time.Sleep(5 * time.Millisecond)
+			j, err = g.st.Job(ctx, j.ID)
+		}
+		if j.State == store.JobDone {
+			break
+		}
+	}
+	put(1, 6, 1000)
+}
+
+// point plays the fixed history, or that of the nodes or of m, and ends everything when the n-th sync of any
 // node is about to begin; then it starts again and checks. It returns how many
 // syncs there were.
-func point(n int, power, index, change bool) (syncs int, err error) {
+func point(n int, power, index bool, what played) (syncs int, err error) {
 	var (
 		armed   atomic.Bool
 		count   atomic.Int64
 		running *gateway
 		crashed = make(chan struct{})
 	)
-	w := newWorld(uint64(n), Config{LossEvery: 1, MostBlocks: 1, onSync: func() {
+	w := newWorld(uint64(n), Config{LossEvery: 1, MostBlocks: 1, roomy: what == theRaise, onSync: func() {
 		if armed.Load() && count.Add(1) == int64(n) {
 			running.dead.Store(true)
 			close(crashed)
@@ -113,9 +143,12 @@ func point(n int, power, index, change bool) (syncs int, err error) {
 	w.publish(g, nodes)
 	running = g
 	play := w.short
-	if change {
-		guests := map[string]*disk.Node{}
-		for range 2 {
+	if what != theWrites {
+		guests, more := map[string]*disk.Node{}, 2
+		if what == theRaise {
+			more = 1
+		}
+		for range more {
 			v := w.newVolume()
 			n, err := disk.Open(v.fs(), w.diskConfig(v))
 			if err != nil {
@@ -124,6 +157,9 @@ func point(n int, power, index, change bool) (syncs int, err error) {
 			w.vols, nodes[v.name], guests[v.name] = append(w.vols, v), n, n
 		}
 		play = func(g *gateway) { w.shortNodes(g, guests) }
+		if what == theRaise {
+			play = func(g *gateway) { w.shortRaise(g, guests) }
+		}
 	}
 	armed.Store(true)
 	w.token <- struct{}{}
@@ -145,7 +181,7 @@ func point(n int, power, index, change bool) (syncs int, err error) {
 		w.engine = memkv.New(memkv.Options{})
 	}
 	// Of what was crossed by the crash, any two nodes may be lost too.
-	for range tolerance {
+	for range w.losses {
 		if v := w.lose(w.rng, "wiped"); n%2 == 0 && v != nil {
 			v.wiped = true
 			w.blank(v)
@@ -157,7 +193,10 @@ func point(n int, power, index, change bool) (syncs int, err error) {
 	w.finish()
 	w.end()
 	w.drains.Wait()
-	if change && syncs < n && len(w.vols) != nodeCount+1 {
+	if what == theRaise && syncs < n && w.stats.Faults["m raised"] != 1 {
+		w.violation("without a crash m was raised %d times", w.stats.Faults["m raised"])
+	}
+	if what != theWrites && syncs < n && len(w.vols) != nodeCount+1 {
 		w.violation("without a crash there are %d nodes in the end, want %d", len(w.vols), nodeCount+1)
 	}
 	if w.wrong != nil {
@@ -168,13 +207,25 @@ func point(n int, power, index, change bool) (syncs int, err error) {
 
 // TestCrashAtEverySync ends a fixed history at each of its syncs, by a kill and by
 // a power cut, and checks what comes up.
-func TestCrashAtEverySync(t *testing.T) { crashEverywhere(t, false, 7) }
+func TestCrashAtEverySync(t *testing.T) { crashEverywhere(t, theWrites, 7) }
 
 // TestCrashAtEverySyncOfNodeChanges does the same while nodes are added, drained and
 // removed, and shards move.
-func TestCrashAtEverySyncOfNodeChanges(t *testing.T) { crashEverywhere(t, true, 17) }
+func TestCrashAtEverySyncOfNodeChanges(t *testing.T) { crashEverywhere(t, theNodes, 17) }
 
-func crashEverywhere(t *testing.T, change bool, step int) {
+// TestCrashAtEverySyncOfRaising does the same while m is raised.
+func TestCrashAtEverySyncOfRaising(t *testing.T) { crashEverywhere(t, theRaise, 17) }
+
+// played is which of the fixed histories is played.
+type played int
+
+const (
+	theWrites played = iota
+	theNodes
+	theRaise
+)
+
+func crashEverywhere(t *testing.T, what played, step int) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	switch {
 	case os.Getenv("CAIRN_LONG") != "":
@@ -189,7 +240,7 @@ func crashEverywhere(t *testing.T, change bool, step int) {
 			var err error
 			runtime.GC()
 			runtime.GC()
-			synctest.Test(t, func(*testing.T) { syncs, err = point(n, power, n%3 == 0, change) })
+			synctest.Test(t, func(*testing.T) { syncs, err = point(n, power, n%3 == 0, what) })
 			points++
 			if err != nil {
 				t.Fatal(err)

@@ -19,6 +19,7 @@ type Config struct {
 	Events     io.Writer // gets the events
 
 	onSync func() // called before each sync of a disk
+	roomy  bool   // 512 MiB of memory, whatever the seed
 }
 
 // Stats are the figures of one history.
@@ -69,6 +70,9 @@ func Run(seed uint64, cfg Config) (Stats, error) {
 		chaos.Go(func() { w.chaos(stop) })
 		if seed%4 == 2 {
 			chaos.Go(func() { w.nodeChanges(stop) })
+		}
+		if seed%4 == 1 {
+			chaos.Go(func() { w.raises(stop) })
 		}
 		if seed%4 == 3 {
 			chaos.Go(func() { w.scrubs(stop) })

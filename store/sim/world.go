@@ -29,7 +29,8 @@ import (
 
 const (
 	nodeCount  = 6
-	tolerance  = 2 // m
+	tolerance  = 2 // m of a new store
+	raisedTo   = 3
 	diskBytes  = 8 << 30
 	diskFiles  = 1 << 16
 	patience   = 3 * time.Second
@@ -177,6 +178,8 @@ type world struct {
 	made      int    // volumes after the first
 	unsure    bool   // who keeps the log: a change of the nodes may be under way
 	pending   bool   // the outcome of one is not known, until the next start
+	// losses is how many the store is known to survive, atMost how many it may by now.
+	losses, atMost int
 
 	mu       sync.Mutex
 	cur, old *gateway // old: one that was taken over from and still runs
@@ -194,7 +197,7 @@ type world struct {
 }
 
 func newWorld(seed uint64, cfg Config) *world {
-	w := &world{seed: seed, cfg: cfg, began: time.Now(), rng: generator(seed, "world", 0), source: newSource(seed, "world", 0), token: make(chan struct{}, 1),
+	w := &world{seed: seed, cfg: cfg, began: time.Now(), rng: generator(seed, "world", 0), source: newSource(seed, "world", 0), token: make(chan struct{}, 1), losses: tolerance, atMost: tolerance,
 
 		blocks: blocks{seed: seed}, engine: memkv.New(memkv.Options{}), genesis: &store.Genesis{M: tolerance, Buckets: []string{"main"}},
 		stats: Stats{Faults: map[string]int{}}, log: slog.New(slog.DiscardHandler)}
@@ -325,7 +328,7 @@ func (w *world) lostCount() int {
 func (w *world) lose(rng *rand.Rand, why string) *volume {
 	var may []*volume
 	for _, v := range w.vols {
-		if v.lost || w.lostCount() < tolerance {
+		if v.lost || w.lostCount() < w.losses {
 			may = append(may, v)
 		}
 	}
@@ -543,7 +546,12 @@ func (w *world) snapshotEvery() uint64 { return [...]uint64{0, 20_000, 100_000}[
 
 // memory is the least that a store takes in every other history, so that uploads
 // and reads wait for each other, and packs are small.
-func (w *world) memory() int64 { return 128<<20 + int64(w.seed%2)*384<<20 }
+func (w *world) memory() int64 {
+	if w.cfg.roomy {
+		return 512 << 20
+	}
+	return 128<<20 + int64(w.seed%2)*384<<20
+}
 
 // publish lets clients in.
 func (w *world) publish(g *gateway, nodes map[string]*disk.Node) {
@@ -583,7 +591,7 @@ func (w *world) start(hard bool) (*gateway, map[string]*disk.Node) {
 	for try := 0; ; try++ {
 		away := map[string]bool{}
 		if hard && try == 0 && w.rng.IntN(3) == 0 {
-			w.away(away, tolerance)
+			w.away(away, w.losses)
 		}
 		g, nodes, err := w.tryOpen(ctx, away)
 		if err == nil {
@@ -641,11 +649,11 @@ func (w *world) chooseIndex(hard bool) {
 // troubledStart is a start during which the power fails, or with too few nodes.
 func (w *world) troubledStart(ctx context.Context) (*gateway, map[string]*disk.Node) {
 	away := map[string]bool{}
-	few := w.rng.IntN(4) == 0 && !w.unsure
+	few := w.rng.IntN(4) == 0 && !w.unsure && w.losses == w.atMost
 	switch {
 	case few:
-		w.away(away, tolerance+1)
-		for len(away) == 0 || len(away)+w.gone() <= tolerance {
+		w.away(away, w.losses+1)
+		for len(away) == 0 || len(away)+w.gone() <= w.losses {
 			v := w.vols[w.rng.IntN(len(w.vols))]
 			if !v.wiped {
 				away[v.name] = true
@@ -653,7 +661,7 @@ func (w *world) troubledStart(ctx context.Context) (*gateway, map[string]*disk.N
 		}
 		w.fault("start with too few nodes", "%v", names(away))
 	case w.rng.IntN(2) == 0:
-		w.away(away, tolerance)
+		w.away(away, w.losses)
 	}
 	power, after := w.rng.IntN(2) == 0, time.Duration(w.rng.IntN(30000))*time.Microsecond
 	if few {
@@ -695,7 +703,7 @@ func (w *world) troubledStart(ctx context.Context) (*gateway, map[string]*disk.N
 	}
 	switch {
 	case err == nil && few:
-		w.violation("a start with %d nodes away and %d gone went through; all but %d are needed", len(away), w.gone(), tolerance)
+		w.violation("a start with %d nodes away and %d gone went through; all but %d are needed", len(away), w.gone(), w.losses)
 		w.discard(g, nodes, crashed)
 		return nil, nil
 	case err == nil && crashed:
