@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -415,4 +416,137 @@ func (n cutNode) Delete(ctx context.Context, by node.Authority, k node.Key, inst
 		return err
 	}
 	return n.Store.Delete(ctx, by, k, inst)
+}
+
+// TestReadsAreConfirmedByMore: from the wish on a read is confirmed by w+1 nodes. A start that goes
+// by the new number has n-w promises, so that any w nodes may know nothing of it.
+func TestReadsAreConfirmedByMore(t *testing.T) {
+	r := newRigOf(t, 7, 2, func(string) *crashfs.FS { return crashfs.New() })
+	var silent atomic.Bool
+	r.wrap = func(name string, st node.Store) node.Store {
+		return &faulty{Store: st, promised: func() (node.Authority, error) {
+			if silent.Load() && name > "n03" {
+				return node.Authority{}, node.ErrUnavailable
+			}
+			return st.Promised(context.Background())
+		}}
+	}
+	r.idle()
+	r.put("a", random(1, 1000))
+	silent.Store(true)
+	if err := r.st.confirmOnce(); err != nil {
+		t.Fatalf("three of seven confirm, m is 2: %v", err)
+	}
+	silent.Store(false)
+	time.Sleep(retryAfter)
+	r.tolerate(3)
+	silent.Store(true)
+	if err := r.st.confirmOnce(); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("three of seven confirm, m is being raised to 3: %v", err)
+	}
+	silent.Store(false)
+	time.Sleep(retryAfter)
+}
+
+// fileNode refuses cluster files while it is told to.
+type fileNode struct {
+	node.Store
+	refuse func() bool
+}
+
+func (n fileNode) WriteFile(ctx context.Context, by node.Authority, name node.File, b []byte) error {
+	if name == node.ClusterFile && n.refuse() {
+		return node.ErrUnavailable
+	}
+	return n.Store.WriteFile(ctx, by, name, b)
+}
+
+// TestNumberIsToldToAllButTheOldM: the file with the new number must be on all but m nodes, of the old
+// m, before anything is sent behind it; otherwise the store stops, and the next start finishes the change
+// from whatever nodes it finds.
+func TestNumberIsToldToAllButTheOldM(t *testing.T) {
+	for refusing, stops := range map[int]bool{2: false, 3: true, 7: true} {
+		r := newRigOf(t, 7, 2, func(string) *crashfs.FS { return crashfs.New() })
+		var on atomic.Bool
+		r.wrap = func(name string, st node.Store) node.Store {
+			return fileNode{st, func() bool { return on.Load() && name <= fmt.Sprintf("n%02d", refusing) }}
+		}
+		r.idle()
+		objects := map[string][]byte{"big": random(1, 5<<20), "small": random(2, 5000)}
+		for key, b := range objects {
+			r.put(key, b)
+		}
+		r.tolerate(3)
+		for { // but for the last step
+			left, err := r.st.raiseLeft(context.Background(), 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left.all() == 0 {
+				break
+			}
+			c := &collection{s: r.st, opt: JobOptions{Rate: 1 << 50, Now: true}, out: &CollectResult{}, raise: 3, passed: map[id.Pack]bool{}, report: func(uint64, uint64, string) {}}
+			if err := c.raiseSome(context.Background(), left, &RaiseResult{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		on.Store(true)
+		res, err := r.tryRaise()
+		if stops != (err != nil) || stops != (r.st.Failure() != nil) {
+			t.Fatalf("%d nodes refuse the cluster file: %+v, %v; the store stops: %v", refusing, res, err, r.st.Failure())
+		}
+		_ = r.st.Close(cancelled())
+		r.st = nil
+		r.closeNodes()
+		r.engine = memkv.New(memkv.Options{})
+		on.Store(false)
+		// As many are away as the old number lets, those that know most: the record is found all the same.
+		r.away = map[string]bool{"n06": true, "n07": true}
+		r.open()
+		if m := r.st.members.Load().m(); m != 3 {
+			t.Errorf("%d nodes refused the cluster file: m is %d behind the next start", refusing, m)
+		}
+		r.close()
+		r.away = nil
+		r.open()
+		r.mend()
+		r.survivesLossOf(3, objects)
+		r.close()
+		r.st = nil
+	}
+}
+
+// TestMemoryForMoreLosses: what wider packs take comes from the readers' share, and is there; with too
+// little memory more losses are refused, since no later start would go through.
+func TestMemoryForMoreLosses(t *testing.T) {
+	for _, c := range []struct {
+		total  int64
+		losses int
+		ok     bool
+	}{{512 << 20, 3, true}, {512 << 20, 4, true}, {4 << 30, 4, true}, {128 << 20, 3, false}, {256 << 20, 4, false}} {
+		m, err := newMemory(c.total, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := m.coding.Limit() + m.repair.Limit()
+		if err = m.widen(context.Background(), c.losses); (err == nil) != c.ok {
+			t.Errorf("%d MiB, %d losses: %v", c.total>>20, c.losses, err)
+		}
+		if !c.ok {
+			if !errors.Is(err, ErrInvalid) || m.readers.State().Used > 0 {
+				t.Errorf("%d MiB, %d losses: %v, %d bytes are taken", c.total>>20, c.losses, err, m.readers.State().Used)
+			}
+			continue
+		}
+		coding, repair := m.sizes.Least(c.losses)
+		if m.coding.Limit() < coding || m.repair.Limit() < repair || !m.coding.TryAcquire(coding) || !m.repair.TryAcquire(repair) {
+			t.Errorf("%d MiB, %d losses: coding has %d, repair %d; want %d, %d", c.total>>20, c.losses, m.coding.Limit(), m.repair.Limit(), coding, repair)
+		}
+		if lent := m.coding.Limit() + m.repair.Limit() - was; lent != m.readers.State().Used {
+			t.Errorf("%d MiB, %d losses: %d bytes came from the readers, who lent %d", c.total>>20, c.losses, lent, m.readers.State().Used)
+		}
+		if err := m.widen(context.Background(), c.losses); err != nil {
+			t.Errorf("once more: %v", err)
+		}
+	}
 }
