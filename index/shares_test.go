@@ -139,6 +139,33 @@ func TestShares(t *testing.T) {
 				t.Errorf("%s: got %+v, want %+v", name, got, want)
 			}
 		}
+		// What widths are wished for: those of the hidden buckets are content with any.
+		wishes := map[string]int{"a": 4, "b": 8, "c": 4}
+		wished := map[int]uint64{}
+		for c := range users {
+			for _, w := range []int{4, 8} {
+				if slices.ContainsFunc(slices.Collect(maps.Keys(uses)), func(name string) bool { return uses[name][c] && (wishes[name] == w || name == ".") }) {
+					wished[w] += sealed(c)
+				}
+			}
+		}
+		for _, bounds := range [][2]int{{sharedAtOnce, listsKnown}, {rapid.IntRange(1, 10).Draw(t, "wishes at once"), rapid.IntRange(0, 3).Draw(t, "lists of wishes")}} {
+			got, err := x.wishes(context.Background(), func(b Bucket) int { return wishes[b.Name] }, bounds[0], bounds[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := map[int]uint64{}
+			for _, in := range got.Bytes {
+				for w, n := range in {
+					sum[w] += n
+				}
+			}
+			for _, w := range []int{4, 8} {
+				if sum[w] != wished[w] {
+					t.Errorf("%d bytes are wished at a width of %d, want %d", sum[w], w, wished[w])
+				}
+			}
+		}
 		var first Shares
 		for i, bounds := range [][2]int{{sharedAtOnce, listsKnown}, {rapid.IntRange(1, 10).Draw(t, "at once"), rapid.IntRange(0, 3).Draw(t, "lists")}} {
 			var done, total uint64

@@ -94,6 +94,10 @@ type collector struct {
 	bad    map[id.Pack]time.Time // when a chunk of a pack turned out to be damaged
 	narrow map[id.Pack]int       // packs that were written no wider, though so many nodes were up
 	left   *condemnedChunks      // by the last run; nil: not known yet
+	// met is what all buckets wished for when every pack last had the best width, and when
+	// that was.
+	met   string
+	metAt time.Time
 }
 
 type fence struct {
@@ -297,6 +301,9 @@ type collection struct {
 	raise      int
 	passed     map[id.Pack]bool // of them: those with something that could not be moved
 	base, rest uint64           // bytes of those before, and of those behind, what is rewritten now
+	// wishes, when not nil, say which widths the buckets of what lies in packs wish for.
+	wishes   map[id.Pack]map[int]uint64
+	wishText string // of all buckets, as it was read
 }
 
 // collectProof is how long a proof of the index lasts within one run.

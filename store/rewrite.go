@@ -184,8 +184,12 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 		return c.sourcesToRaise(ctx)
 	}
 	s := c.s
+	if err := c.readWishes(ctx); err != nil {
+		return nil, err
+	}
 	var logs, narrow, small, others []source
-	var payload, dead, logLive, smallLive uint64
+	var payload, dead, logLive uint64
+	wished := 0 // packs that most of their bytes' buckets wish wider or narrower
 	err := s.view(func(r index.Reader) error {
 		past, err := c.past(r)
 		if err != nil {
@@ -213,7 +217,7 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 			switch row.Kind {
 			case pack.Log:
 				if x.log = true; row.Seq <= past {
-					x.k = min(DefaultWidth, s.mem.sizes.Width)
+					x.k = c.wishOf(p, min(DefaultWidth, s.mem.sizes.Width))
 					logs, logLive = append(logs, x), logLive+row.Live
 				}
 				return nil
@@ -223,11 +227,17 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 			}
 			x.k = widthFor(widths, int(row.K))
 			payload, dead = payload+row.Payload, dead+row.Dead()
+			if k, due := c.betterWidth(p, row, up, set.w()); due && !s.triedWith(p, up) {
+				x.k = k
+				narrow, dead = append(narrow, x), dead-row.Dead()
+				wished++
+				return nil
+			}
 			switch to := placement.Width(up, x.k, set.w()); {
-			case !s.triedWith(p, up) && to != int(row.K) && (to > int(row.K) || !slices.Contains(widths, int(row.K)) && to == x.k):
+			case !s.triedWith(p, up) && to != int(row.K) && (to > int(row.K) || c.wishes == nil && !slices.Contains(widths, int(row.K)) && to == x.k):
 				narrow, dead = append(narrow, x), dead-row.Dead()
 			case row.Payload < uint64(pack.Capacity(int(row.K), 1))/2 && row.Residents < moveAtOnce/2:
-				small, smallLive = append(small, x), smallLive+row.Live
+				small = append(small, x)
 			default:
 				others = append(others, x)
 			}
@@ -237,6 +247,9 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if wished == 0 && !c.opt.DryRun {
+		c.wishesMet()
+	}
 	out := narrow
 	full := uint64(pack.Capacity(min(DefaultWidth, s.mem.sizes.Width), 1))
 	if c.opt.Now || len(logs) >= logPacks || logLive >= full/4 {
@@ -244,14 +257,24 @@ func (c *collection) sources(ctx context.Context) ([]source, error) {
 	} else {
 		logs = nil
 	}
-	// One small pack alone gains nothing, unless there is something to go with it.
-	if len(small) >= smallPacks || smallLive >= full || c.opt.Now && len(small)+min(len(logs), 1) > 1 {
-		out = append(out, small...)
-		for _, x := range small {
-			dead -= x.payload - x.live
+	// One small pack alone gains nothing, unless there is something of its width to go with it.
+	slices.SortStableFunc(small, func(a, b source) int { return cmp.Compare(a.k, b.k) })
+	for len(small) > 0 {
+		k, n, live := small[0].k, 0, uint64(0)
+		for n < len(small) && small[n].k == k {
+			live += small[n].live
+			n++
 		}
-	} else {
-		others = append(others, small...)
+		same := small[:n]
+		small = small[n:]
+		if n >= smallPacks || n > 1 && live >= uint64(pack.Capacity(k, 1)) || c.opt.Now && (n > 1 || slices.ContainsFunc(logs, func(x source) bool { return x.k == k })) {
+			out = append(out, same...)
+			for _, x := range same {
+				dead -= x.payload - x.live
+			}
+		} else {
+			others = append(others, same...)
+		}
 	}
 	share, least := uint64(deadShare), uint64(sparseShare)
 	if c.opt.Now {
