@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -54,7 +55,7 @@ func clusterFixture(t *testing.T, path string, raise uint8) {
 		want.Members = append(want.Members, record.Member{ID: id.Node{i + 1}, Name: fmt.Sprintf("n%02d", i+1)})
 	}
 	want.Members[4].Weight, want.Members[4].Labels = 200, []string{"rack=1", "zone=a"}
-	s := &Store{cfg: Config{Cluster: cluster, Keyring: ring}, rand: rand.NewChaCha8([32]byte{1})}
+	s := &Store{cfg: Config{Cluster: cluster, Keyring: ring}, rand: [draws]io.Reader{forSeals: rand.NewChaCha8([32]byte{1})}}
 	sealed, err := s.sealCluster(want)
 	if err != nil {
 		t.Fatal(err)

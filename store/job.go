@@ -231,7 +231,7 @@ func (s *Store) beginJob(parent context.Context, kind, trigger string, opt JobOp
 	}
 	now := s.now()
 	js.last = max(js.last+1, uint64(max(now.UnixMilli(), 1)))
-	jid, err := id.NewJob(s.random(), js.last)
+	jid, err := id.NewJob(s.random(forJobs), js.last)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: random bytes: %w", ErrUnavailable, err)
 	}

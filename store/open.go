@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -46,8 +47,8 @@ type Store struct {
 	leases   leases
 	chunks   bufferPool
 	zstd     *seal.Compressor
-	rand     io.Reader    // nil: each user draws from crypto/rand by itself
-	degraded atomic.Int64 // reads that had to be rebuilt from other shards
+	rand     [draws]io.Reader // nil: each user draws from crypto/rand by itself
+	degraded atomic.Int64     // reads that had to be rebuilt from other shards
 	// lost holds the packs that the last repair found lost.
 	lost atomic.Pointer[map[id.Pack]bool]
 	// lostLog is the highest sequence of a log pack that was found lost.
@@ -200,12 +201,18 @@ func newStore(cfg Config) (s *Store, err error) {
 	t.initJobs()
 	t.zstd = &seal.Compressor{}
 	if cfg.Rand != nil {
-		t.rand = &lockedReader{r: cfg.Rand}
+		for i := range t.rand {
+			var seed [32]byte
+			if _, err := io.ReadFull(cfg.Rand, seed[:]); err != nil {
+				return nil, err
+			}
+			t.rand[i] = &lockedReader{r: rand.NewChaCha8(seed)}
+		}
 	}
 	t.workers = make(chan struct{}, cfg.Workers)
 	t.confirm.s = t
-	t.coder = pack.Coder{Secrets: packSecrets{cfg.Keyring}, Pool: coderPool{&t.chunks}, Workers: cfg.Workers, Rand: t.rand}
-	if t.auth.Writer, err = id.NewWriter(t.rand); err != nil {
+	t.coder = pack.Coder{Secrets: packSecrets{cfg.Keyring}, Pool: coderPool{&t.chunks}, Workers: cfg.Workers, Rand: t.rand[forSeals]}
+	if t.auth.Writer, err = id.NewWriter(t.rand[forSeals]); err != nil {
 		return nil, err
 	}
 	db, err := kv.Open(cfg.Engine, t.kvConfig())
@@ -239,8 +246,21 @@ func (l *lockedReader) Read(b []byte) (int, error) {
 	return io.ReadFull(l.r, b)
 }
 
-// random is the source of randomness; nil stands for crypto/rand.
-func (s *Store) random() io.Reader { return s.rand }
+// draw is what random bytes are for. A source that [Config.Rand] gives is divided by it,
+// so that what happens at the same instant, in either order, draws the same for each.
+type draw int
+
+const (
+	forSeals draw = iota
+	forLog
+	forData
+	forJobs
+	forUploads
+	draws
+)
+
+// random is a source of randomness; nil stands for crypto/rand.
+func (s *Store) random(what draw) io.Reader { return s.rand[what] }
 
 // start is the walk of docs/protocol.md, section 3.
 func (s *Store) start(ctx context.Context) error {
@@ -700,7 +720,7 @@ func (s *Store) writeBegin(ctx context.Context, set, also *memberSet, tail *foun
 			continue
 		}
 		var err error
-		if l.pack, err = id.NewPack(s.random()); err != nil {
+		if l.pack, err = id.NewPack(s.random(forLog)); err != nil {
 			return err
 		}
 		l.attempt++

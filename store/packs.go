@@ -468,7 +468,7 @@ func (p *packs) write(ctx context.Context, d dataPack, buf *shared) (*record.Ado
 	if k < 1 {
 		return nil, s.tooFew(set.takers, len(up), set.w()+1, true)
 	}
-	packID, err := id.NewPack(s.random())
+	packID, err := id.NewPack(s.random(forData))
 	if err != nil {
 		return nil, err
 	}

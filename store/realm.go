@@ -36,7 +36,7 @@ func (s *Store) kvConfig() kv.Config {
 		ValueKey:  kv.NewSecret(s.cfg.Keyring.IndexValueKey().Reveal()),
 		DigestKey: kv.NewSecret(s.cfg.Keyring.IndexDigestKey().Reveal()),
 		Cluster:   s.cfg.Cluster,
-		Rand:      s.random(),
+		Rand:      s.random(forSeals),
 	}
 }
 
@@ -87,7 +87,7 @@ func (s *Store) realm(r id.Realm) (*realmKeys, error) {
 		return nil, fmt.Errorf("realm %d: %w", r, err)
 	}
 	k := &realmKeys{realm: r, keys: ring}
-	k.sealer = seal.NewSealer(ring, s.random())
+	k.sealer = seal.NewSealer(ring, s.random(forSeals))
 	key := ring.GearKey().Reveal()
 	gear := chunker.NewGear(&key)
 	clear(key[:])
@@ -144,7 +144,7 @@ func (s *Store) batchBox(p id.Pack, realm id.Realm) (*seal.Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	return seal.NewBox(k.keys.RecordKey(p), s.random()), nil
+	return seal.NewBox(k.keys.RecordKey(p), s.random(forSeals)), nil
 }
 
 func (s *Store) sealBatch(dst []byte, p id.Pack, realm id.Realm, first uint32, plain []byte) ([]byte, error) {
@@ -170,7 +170,7 @@ func (s *Store) openBatch(p id.Pack, realm id.Realm, first uint32, sealed []byte
 }
 
 func (s *Store) clusterBox() *seal.Box {
-	return seal.NewBox(s.cfg.Keyring.ClusterFileKey(), s.random())
+	return seal.NewBox(s.cfg.Keyring.ClusterFileKey(), s.random(forSeals))
 }
 
 func (s *Store) code(k, m int) (*erasure.Code, error) { return erasure.New(k, m) }

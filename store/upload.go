@@ -114,7 +114,7 @@ func (s *Store) BeginUpload(ctx context.Context, bucket, key string, opt UploadO
 	if err != nil {
 		return Upload{}, err
 	}
-	name, err := id.NewUpload(s.random())
+	name, err := id.NewUpload(s.random(forUploads))
 	if err != nil {
 		return Upload{}, fmt.Errorf("%w: random bytes: %w", ErrUnavailable, err)
 	}

@@ -492,7 +492,7 @@ func refuse(subs []*submission, err error) {
 // nothing has been applied.
 func (w *writer) attempt(ctx context.Context, set *memberSet, up []*member, subs []*submission, tried *bool) (rest []*submission, outcome []error, err error) {
 	s := w.s
-	packID, err := id.NewPack(s.random())
+	packID, err := id.NewPack(s.random(forLog))
 	if err != nil {
 		return nil, nil, err
 	}
