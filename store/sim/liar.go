@@ -2,7 +2,10 @@ package sim
 
 import (
 	"context"
+	"encoding/binary"
+	"time"
 
+	"cairn/id"
 	"cairn/node"
 	"cairn/pack"
 )
@@ -13,6 +16,15 @@ import (
 type liar struct {
 	node.Store
 	v *volume
+}
+
+// Put implements node.Store. It begins a moment late, by less than a microsecond: of two
+// that are asked at the same instant the clock says which is first, not the scheduler.
+func (l liar) Put(ctx context.Context, by node.Authority, why node.Purpose, s node.Shard) (id.Instance, error) {
+	if h, err := pack.ParseHeader(s.Head); err == nil {
+		time.Sleep(time.Duration(1 + (binary.LittleEndian.Uint64(h.Pack[:])^uint64(h.Index)*0x9e3779b97f4a7c15)%997))
+	}
+	return l.Store.Put(ctx, by, why, s)
 }
 
 // Read implements node.Store.
