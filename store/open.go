@@ -332,6 +332,23 @@ type foundTail struct {
 	link   *chainLink
 	pack   *pack.Tail
 	places []record.Place // of its good shards
+	rotten []string       // of those that a node has and that are not as they were written: where, and why
+}
+
+// rottenOf describes the shards of the tail that nodes list and that are not what was
+// written: neither a kill nor a power cut leaves such.
+func rottenOf(v *survey, l *chainLink, good []record.Place) (out []string) {
+	for _, f := range l.found {
+		if !slices.ContainsFunc(good, func(p record.Place) bool { return p.Node == f.m.info.ID && p.Index == f.idx }) {
+			out = append(out, fmt.Sprintf("shard %d on node %s: it cannot be read, or is not what was written", f.idx, f.m.info.Name))
+		}
+	}
+	for _, d := range v.damaged {
+		if d.pos == l.h.Position() {
+			out = append(out, fmt.Sprintf("a shard on node %s: %v", d.m.info.Name, d.err))
+		}
+	}
+	return out
 }
 
 // whole reports whether every shard of the tail was read back.
@@ -386,7 +403,7 @@ func (s *Store) findLog(ctx context.Context, set *memberSet, head index.Head, si
 		link, t, places, err := s.findTail(ctx, v)
 		switch {
 		case err == nil && link != nil:
-			return &foundTail{link, t, places}, v, nil
+			return &foundTail{link: link, pack: t, places: places, rotten: rottenOf(v, link, places)}, v, nil
 		case ctx.Err() != nil:
 			return nil, v, context.Cause(ctx)
 		case from == 1 || v.tooSilent():

@@ -27,9 +27,10 @@ type Report struct {
 	Damaged  int       `json:"damaged"` // shards to be repaired
 	Lost     int       `json:"lost"`    // packs, chunks or objects that cannot be had from the nodes at hand
 	Findings []Finding `json:"findings"`
-	// Open is the newest log pack when not all of its shards are there: a process that
+	// Open is the newest log pack when no node has some of its shards: a process that
 	// ended while it was on its way leaves that, and nobody was told of it; or they were
-	// lost since. The next start writes it again either way. It is no finding.
+	// lost since. The next start writes it again either way. It is no finding; a shard of
+	// it that is there and rotten is one.
 	Open *OpenPack `json:"open,omitempty"`
 
 	names  *strings.Replacer // of nodes
@@ -94,6 +95,9 @@ func Verify(ctx context.Context, cfg Config) (Report, error) {
 	}
 	defer tail.pack.Release()
 	r.tail = tail.link.h.Pack
+	for _, what := range tail.rotten {
+		r.damaged("rotten", "pack %v, %s", r.tail, what)
+	}
 	s.remember(r.tail, tail.places)
 	if err := s.replay(ctx, held); err != nil {
 		return r, err

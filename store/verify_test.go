@@ -52,3 +52,21 @@ func TestVerifyOfAnOpenTail(t *testing.T) {
 		t.Errorf("a shard of an older log pack is missing: %+v, open %+v", rep, rep.Open)
 	}
 }
+
+// TestVerifyOfARottenTail: a shard of the newest log pack that is there and rotten is
+// damage, whether or not anybody was told of the pack.
+func TestVerifyOfARottenTail(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.idle()
+	r.put("a", []byte("one"))
+	r.put("b", []byte("two"))
+	head, err := r.st.index.Head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.rot(head.Pack, r.st.recall(head.Pack)[1])
+	if rep := r.verified(); rep.Damaged != 1 || rep.Lost != 0 || len(rep.Findings) != 1 || rep.Findings[0].Kind != "rotten" {
+		t.Errorf("a shard of the newest log pack is rotten: %+v, open %+v", rep, rep.Open)
+	}
+}

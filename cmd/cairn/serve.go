@@ -699,6 +699,8 @@ func printReport(cmd *cobra.Command, r store.Report) {
 		fmt.Fprintf(w, "LOST: %d; damaged and repairable: %d\n", r.Lost, r.Damaged)
 	case r.Damaged > 0:
 		fmt.Fprintf(w, "damaged, nothing lost: %d\n", r.Damaged)
+	case r.Open != nil:
+		fmt.Fprintln(w, "sound, but for that: all else was read and is what was written")
 	default:
 		fmt.Fprintln(w, "sound: everything was read and is what was written")
 	}
