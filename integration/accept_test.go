@@ -84,6 +84,9 @@ func TestAcceptLoss(t *testing.T) {
 		lost = append(lost, seq)
 	}
 	r.loseLog(t, lost...)
+	if out, said, code := r.command("rebuild", "--data", r.data, "--accept-loss"); code != 1 || !strings.Contains(said, "nothing is given up") {
+		t.Errorf("with an index that knows all of it: exit code %d, it says:\n%s%s", code, out, said)
+	}
 	r.start().stop() // with the index nothing of it is needed
 	removeAll(t, r.index())
 	if code, said := r.refused(); code != 3 || !strings.Contains(said, fmt.Sprintf("sequence %d cannot be read", to)) || !strings.Contains(said, "cairn rebuild --data DIR --accept-loss") {

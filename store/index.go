@@ -123,10 +123,31 @@ func ExportIndexOffline(ctx context.Context, cfg Config, w io.Writer) (out index
 // HeadOffline is the sequence that the index in cfg.Engine has applied, while
 // nothing serves the store. The engine is closed.
 func HeadOffline(cfg Config) (seq uint64, err error) {
+	return headOffline(cfg, func(*Store) error { return nil })
+}
+
+// KnownOffline reports whether an index, proved whole first ([index.Index.Check]), has
+// applied the log up to a sequence and gone past none of it.
+func KnownOffline(ctx context.Context, cfg Config, to uint64) (known bool, err error) {
+	seq, err := headOffline(cfg, func(s *Store) error {
+		if _, err := s.index.Check(ctx); err != nil {
+			return err
+		}
+		return s.view(func(r index.Reader) error {
+			losses, err := r.Losses()
+			known = len(losses) == 0
+			return err
+		})
+	})
+	return known && err == nil && seq >= to, err
+}
+
+func headOffline(cfg Config, prove func(*Store) error) (seq uint64, err error) {
 	s, err := newStore(cfg)
 	if err != nil {
 		return 0, err
 	}
-	h, err := s.index.Head()
-	return h.Seq, errors.Join(err, s.index.Close())
+	err = prove(s)
+	h, herr := s.index.Head()
+	return h.Seq, errors.Join(err, herr, s.index.Close())
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"math"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -73,7 +75,8 @@ cannot be read any more stops it: with the nodes that are missing all is well ag
 the time that are lost: what was written, deleted or set then, and stands nowhere else, is undone. Objects that need what came
 with it are damaged, and named; storing the same bytes again heals them, and so does "cairn scrub", as far as what they need lies on the nodes
 still. The store says so from then on (cairn status). An index that is ahead of the nodes is replaced and kept beside. Nothing on
-a node is changed. While more log nodes are silent than the store survives nothing is given up.
+a node is changed. While more log nodes are silent than the store survives nothing is given up, nor while the index that is
+there is whole and knows what cannot be read: a server starts with it.
 
 The newest log packs are left to the next start when a shard of theirs is missing: whether they were acknowledged is
 decided then.
@@ -96,6 +99,9 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	accept, _ := cmd.Flags().GetBool("accept-loss")
 	if to != 0 && path == "" {
 		return &exitError{exitUsage, errors.New("--to goes with --index: a store that starts on an index of the past replays the log to its end")}
+	}
+	if to != 0 && accept {
+		return &exitError{exitUsage, errors.New("--to does not go with --accept-loss: what is given up is given up up to the log's end")}
 	}
 	dir, logger, err := openOffline(cmd)
 	if err != nil {
@@ -129,6 +135,14 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 		}
 		out, err = rebuild()
 	}
+	if err == nil && place && !accept && !begun && len(out.Losses) > 0 {
+		// A rebuild with --accept-loss was cut short. What it gave up, this one does not; what
+		// a snapshot says was given up comes again.
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		out, err = rebuild()
+	}
 	if err != nil {
 		if begun && errors.Is(err, id.ErrNewer) {
 			err = errors.Join(err, os.RemoveAll(path)) // nothing that this build could go on with
@@ -136,6 +150,11 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	aside, ahead := "", uint64(0)
+	if place && len(out.Skipped) > 0 {
+		if err := checkNotKnown(cmd.Context(), dir, logger, out.Skipped[len(out.Skipped)-1].To); err != nil {
+			return errors.Join(err, os.RemoveAll(path))
+		}
+	}
 	if place {
 		if ahead, err = checkNotAhead(dir, logger, out.Tail, accept); err != nil {
 			return err
@@ -195,9 +214,10 @@ func (l lossInfo) String() string {
 // tellLoss says what a rebuild has given up, and what became of it.
 func tellLoss(w io.Writer, out store.Rebuilt, ahead uint64) error {
 	for _, l := range out.Losses {
-		// What a killed run has given up is of this rebuild, too; what a snapshot says is older.
-		if l.To > out.Snapshot {
+		if slices.Contains(out.Skipped, l) {
 			fmt.Fprintf(w, "GIVEN UP: %s: what only stood there is undone\n", lossInfo(l))
+		} else {
+			fmt.Fprintf(w, "given up on %s already: %s\n", l.Accepted.Local().Format(time.DateTime), lossInfo(l))
 		}
 	}
 	if ahead > 0 {
@@ -222,6 +242,27 @@ func tellLoss(w io.Writer, out store.Rebuilt, ahead uint64) error {
 	}
 	fmt.Fprintln(w, "start the server and run cairn scrub: it finds what lies on the nodes still, and all else that is damaged; cairn damaged names what is left")
 	return nil
+}
+
+// checkNotKnown refuses to give up sequences that the index which is there knows: with it
+// a server starts, and puts snapshots behind them.
+func checkNotKnown(ctx context.Context, dir *datadir.Dir, logger *slog.Logger, to uint64) error {
+	if _, err := os.Stat(dir.IndexDir()); err != nil {
+		return nil // there is none
+	}
+	engine, err := dir.OpenIndexAt(dir.IndexDir(), 32<<20)
+	if err != nil {
+		return nil // nothing can be read from it
+	}
+	known, err := store.KnownOffline(ctx, store.Config{Cluster: dir.Cluster, Keyring: dir.Keyring, Engine: engine, Log: logger}, to)
+	if cerr := context.Cause(ctx); cerr != nil {
+		return cerr
+	}
+	if err != nil || !known {
+		return nil // a damaged index is no reason
+	}
+	return fmt.Errorf("nothing is given up: the index in %s is whole, and knows what cannot be read of the log. Start the server with it; it takes snapshots, behind which that log is not needed. "+
+		"If this index is not to be believed, move it away and run this again", dir.IndexDir())
 }
 
 // checkNotAhead refuses to replace an index that knows of more than the nodes do, for
