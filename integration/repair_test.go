@@ -48,7 +48,11 @@ func (s *server) serveClients(t *testing.T, rng *rand.Rand, stop chan struct{}) 
 				key := "front/" + string(rune('a'+i))
 				at := time.Now()
 				a := c.put(key, body)
-				put := time.Since(at)
+				for try := 0; a.answer == refused && try < 20; try++ { // "nothing was stored; send it again"
+					time.Sleep(20 * time.Millisecond)
+					a = c.put(key, body)
+				}
+				put := time.Since(at) // repeats are the client's time, too
 				at = time.Now()
 				b := c.get(key)
 				get := time.Since(at)
