@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -417,8 +418,13 @@ func TestLogIsCut(t *testing.T) {
 }
 
 // TestContentRacesItsCollection: the same few contents are put and purged by many while
-// collections run: what is acknowledged is read back (H20, H22).
+// collections run: what is acknowledged is read back (H20, H22). CAIRN_LONG=1 does it
+// 100,000 times, nearly always with small contents.
 func TestContentRacesItsCollection(t *testing.T) {
+	each, large := 60, 4
+	if os.Getenv("CAIRN_LONG") != "" {
+		each, large = 100_000/6+1, 2000
+	}
 	r := collects(t)
 	contents := [][]byte{random(1, 100), random(2, 300_000), random(3, 2<<20), random(4, 18<<20)}
 	for i := range 12 {
@@ -443,9 +449,9 @@ func TestContentRacesItsCollection(t *testing.T) {
 	for c := range 6 {
 		clients.Go(func() {
 			rnd := rand.New(rand.NewPCG(1, uint64(c)))
-			for i := range 60 {
+			for i := range each {
 				b := contents[rnd.IntN(len(contents))]
-				if len(b) > 1<<20 && rnd.IntN(4) > 0 {
+				if len(b) > 1<<20 && rnd.IntN(large) > 0 {
 					b = contents[rnd.IntN(2)]
 				}
 				key := fmt.Sprintf("%d/%d", c, i)
@@ -463,6 +469,7 @@ func TestContentRacesItsCollection(t *testing.T) {
 	clients.Wait()
 	stop()
 	all.Wait()
+	t.Logf("%d times put, read and purged; %d chunks went in %d collections meanwhile", 6*each, collected, rounds)
 	if collected == 0 {
 		t.Errorf("nothing was collected in %d rounds", rounds)
 	}
