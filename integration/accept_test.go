@@ -79,6 +79,7 @@ func TestAcceptLoss(t *testing.T) {
 	put("small behind", 700)
 	c.close()
 	s.stop()
+	whole, lossy := r.clone(t), r.clone(t)
 	var lost []uint64
 	for seq := from + 1; seq <= to; seq++ {
 		lost = append(lost, seq)
@@ -104,6 +105,26 @@ func TestAcceptLoss(t *testing.T) {
 			Count   int
 			Objects []struct{ Bucket, Key string }
 		} `json:"damaged"`
+	}
+	// One with the word that is cut short leaves nothing that one without it goes on with, once
+	// the nodes are back.
+	half := filepath.Join(whole.data, "index.rebuild")
+	lossy.loseLog(t, lost...)
+	if out, said, code := lossy.command("rebuild", "--data", lossy.data, "--accept-loss", "--index", half); code != 0 {
+		t.Fatalf("half a rebuild: exit code %d, it says:\n%s%s", code, out, said)
+	}
+	removeAll(t, whole.index())
+	if out, said, code := whole.command("rebuild", "--data", whole.data, "--json"); code != 0 || !strings.Contains(out, `"losses": []`) {
+		t.Errorf("with the nodes back: exit code %d, it says:\n%s%s", code, out, said)
+	}
+	if s, c := whole.start(), whole.server.client(); s != nil {
+		for key, b := range want {
+			if rep := c.get(key); rep.answer != acked || !bytes.Equal(rep.body, b) {
+				t.Errorf("with the nodes back, %s: %v, %d bytes", key, rep, len(rep.body))
+			}
+		}
+		c.close()
+		s.stop()
 	}
 	out, said, code := r.command("rebuild", "--data", r.data, "--accept-loss", "--json")
 	if err := json.Unmarshal([]byte(out), &made); err != nil || code != 0 {

@@ -141,7 +141,9 @@ func (s *Store) survey(ctx context.Context) (*foundTail, []openLink, error) {
 	silent := map[id.Node]error{}
 	for _, m := range set.all {
 		if !m.readable() {
-			silent[m.info.ID] = errors.Join(m.whyNot(), node.ErrMissing)
+			if silent[m.info.ID] = m.whyNot(); !errors.Is(silent[m.info.ID], node.ErrMissing) {
+				silent[m.info.ID] = errors.Join(m.whyNot(), node.ErrMissing)
+			}
 		}
 	}
 	head, err := s.index.Head()

@@ -223,7 +223,7 @@ calls it off; there is no way to fewer losses.`,
 				if jsonWanted(cmd) {
 					return printJSON(cmd, map[string]int{"losses": j.Losses})
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "the store survives %d lost nodes, and that is not being changed\n", j.Losses)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "the store survives %d lost nodes and will go on to: nothing is being raised any more\n", j.Losses)
 				return err
 			}
 			if wait, _ := cmd.Flags().GetBool("wait"); wait {

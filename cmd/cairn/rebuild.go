@@ -127,8 +127,10 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 			Log: logger, WholeLog: whole, AcceptLoss: accept, Progress: tellProgress(cmd.ErrOrStderr(), jsonWanted(cmd))}, to)
 	}
 	out, err := rebuild()
-	if place && badIndex(err) {
-		// What an earlier rebuild has left is only half an index, and not a good one.
+	left := place && !begun && err != nil && !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, id.ErrNewer) && cmd.Context().Err() == nil
+	if place && badIndex(err) || left {
+		// What an earlier rebuild has left is only half an index, and not a good one, or not
+		// of this log: nobody needs it.
 		logger.Warn("what an earlier rebuild has left cannot be gone on with; it is removed", "err", err)
 		if err := os.RemoveAll(path); err != nil {
 			return err
@@ -146,6 +148,9 @@ func runRebuild(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		if begun && errors.Is(err, id.ErrNewer) {
 			err = errors.Join(err, os.RemoveAll(path)) // nothing that this build could go on with
+		}
+		if errors.Is(err, store.ErrUnavailable) {
+			return &exitError{exitNoReach, fmt.Errorf("%w; bring the node directories back and run it again", err)}
 		}
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cairn/datadir"
+	"cairn/node"
 )
 
 func newReclaim() *cobra.Command {
@@ -58,7 +59,11 @@ func runReclaim(cmd *cobra.Command, _ []string) error {
 		info := reclaimedInfo{Node: n.Node, Shards: n.Shards, Bytes: n.Bytes, Left: n.Left}
 		if n.Err != nil {
 			info.Error = n.Err.Error()
-			failed = errors.Join(failed, fmt.Errorf("node %s: %w", n.Node, n.Err))
+			err := fmt.Errorf("node %s: %w", n.Node, n.Err)
+			if errors.Is(n.Err, node.ErrDamaged) {
+				err = fmt.Errorf("%w; start the server and run cairn scrub, which makes anew what is rotten, then try again", err)
+			}
+			failed = errors.Join(failed, err)
 		}
 		out.Nodes = append(out.Nodes, info)
 		out.Shards, out.Bytes = out.Shards+n.Shards, out.Bytes+n.Bytes

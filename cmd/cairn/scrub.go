@@ -185,6 +185,9 @@ func printScrub(w io.Writer, r store.ScrubResult) {
 	}
 	if r.LostPacks+r.Broken > 0 {
 		fmt.Fprintf(w, "LOST: %s with %s that objects refer to, and %s in others\n", plural(r.LostPacks, "pack"), humanize.IBytes(r.LostBytes), plural(r.Broken, "chunk"))
+		if r.LostBytes == 0 && r.Broken == 0 {
+			fmt.Fprintln(w, "nothing that is stored needs them any more: the next collections remove them, cairn gc --now at once")
+		}
 	}
 	if r.NotAsked > 0 {
 		fmt.Fprintf(w, "could not ask for %s: see cairn status\n", plural(r.NotAsked, "shard"))
