@@ -172,6 +172,7 @@ func (sc *scrubbing) judge(ctx context.Context, found []stray, cursor id.Pack) e
 		// it never is. And whoever was taken over makes none durable.
 		if err := sc.settle(ctx, cursor); err != nil {
 			sc.res.Undecided += len(found)
+			sc.state.Unsure = true
 			sc.res.find(fmt.Errorf("what no row names was left alone: %w", err))
 			return over(err)
 		}
@@ -193,6 +194,7 @@ func (sc *scrubbing) judge(ctx context.Context, found []stray, cursor id.Pack) e
 			return err
 		}
 	}
+	orphans = sc.keepData(orphans)
 	for i := range orphans {
 		x := &orphans[i]
 		if sc.remove(ctx, x) {
@@ -206,6 +208,19 @@ func (sc *scrubbing) judge(ctx context.Context, found []stray, cursor id.Pack) e
 	return sc.thin(ctx, copies)
 }
 
+// keepData leaves the orphaned data packs alone as long as something that was given up
+// of the log is not settled: a chunk whose row names another pack may lie in one of them
+// only, and nothing marks it before that other pack is read.
+func (sc *scrubbing) keepData(orphans []stray) []stray {
+	if sc.settled {
+		return orphans
+	}
+	n := len(orphans)
+	orphans = slices.DeleteFunc(orphans, func(x stray) bool { return x.kind == pack.Data })
+	sc.res.Undecided += n - len(orphans)
+	return orphans
+}
+
 // headers asks the nodes for the headers of strays, and returns those of packs that
 // this store wrote.
 func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error) {
@@ -214,6 +229,7 @@ func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error
 		x := found[i]
 		if x.m.hangs() { // it has been waited for once
 			sc.res.Undecided++
+			sc.state.Unsure = true
 			continue
 		}
 		var (
@@ -241,6 +257,7 @@ func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error
 		case err != nil:
 			x.m.noteRead(err, s.now())
 			sc.res.Undecided++
+			sc.state.Unsure = true
 			sc.res.find(fmt.Errorf("what no row names, on node %s: %w", x.m.info.Name, err))
 			continue
 		case !mine:

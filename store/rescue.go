@@ -44,6 +44,7 @@ func (sc *scrubbing) rescue(ctx context.Context, orphans []stray) ([]stray, erro
 			}
 			sc.res.Found += found
 			stays = found > 0 || err != nil
+			sc.state.Unsure = sc.state.Unsure || stays
 			keep[x.key.Pack] = stays
 		}
 		switch {

@@ -47,7 +47,7 @@ func (c *scrubs) state(deep bool) scrubState {
 	defer c.mu.Unlock()
 	st := c.states[deep]
 	if last := c.states[true].Last; !deep && st.Pass != nil && last != nil && st.Began.Before(last.Began) {
-		st = scrubState{Last: st.Last}
+		st = scrubState{Last: st.Last, Settled: st.Settled}
 	}
 	return st
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,6 +148,13 @@ type scrubState struct {
 	Began  time.Time    `json:"began,omitzero"`
 	Cursor string       `json:"cursor,omitempty"`
 	Pass   *ScrubResult `json:"pass,omitempty"`
+	// Losses is the mark of what had been given up of the log when the pass began, and
+	// Unsure says that it met what it cannot tell the need of; see [Store.lossMark].
+	Losses string `json:"losses,omitempty"`
+	Unsure bool   `json:"unsure,omitempty"`
+	// Settled is the mark of losses behind which a whole pass has found all that there
+	// was of them: what no row names by then is needed by nothing.
+	Settled string `json:"settled,omitempty"`
 }
 
 // scrubs is what this process knows of passes.
@@ -302,6 +311,29 @@ type scrubbing struct {
 	chunks        int // that can be read again
 	since         time.Time
 	holds         bool // the token of repairs
+
+	settled bool // what was given up of the log keeps no orphan any more
+}
+
+// lossMark names all that was ever given up of the log, "" for nothing. Another loss, or
+// the same one accepted again in another index, has another mark.
+func (s *Store) lossMark() (string, error) {
+	losses, err := s.Losses()
+	if err != nil || len(losses) == 0 {
+		return "", err
+	}
+	h := sha256.New()
+	for _, l := range losses {
+		fmt.Fprintf(h, "%d %d %v %d %d\n", l.From, l.To, l.Pack, l.Epoch, l.Accepted)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+// settled reports whether a pass of either depth has settled the losses of a mark.
+func (c *scrubs) settled(mark string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return mark == "" || c.states[false].Settled == mark || c.states[true].Settled == mark
 }
 
 // runScrub is one run of [JobScrub].
@@ -334,18 +366,25 @@ func (s *Store) runScrub(ctx context.Context, r *run) (any, error) {
 func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, total uint64)) (*ScrubResult, error) {
 	sc := &scrubbing{s: s, opt: opt, saved: time.Now(), pace: pacer{s: s, rate: cmp.Or(opt.Rate, ScrubRate)}}
 	sc.state = s.scrubs.state(opt.Deep)
+	mark, err := s.lossMark()
+	if err != nil {
+		return &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun}, err
+	}
+	sc.settled = s.scrubs.settled(mark)
 	cursor := id.Pack{}
-	if sc.state.Pass != nil && !opt.DryRun {
+	// What a pass read before a part of the log was given up says nothing of rows that the
+	// rest of the log had changed.
+	if sc.state.Pass != nil && !opt.DryRun && sc.state.Losses == mark {
 		cursor, _ = id.ParsePack(sc.state.Cursor) // which was looked at when it was read
 		sc.res = sc.state.Pass.clone()
 	} else {
-		sc.state.Began = s.now()
+		sc.state = scrubState{Last: sc.state.Last, Settled: sc.state.Settled, Began: s.now(), Losses: mark}
 		sc.res = &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
 	}
 	sc.res.names = s.members.Load().naming()
 	sc.res.Runs++
 	began, before := time.Now(), sc.res.Seconds
-	cursor, err := sc.walk(ctx, cursor, report)
+	cursor, err = sc.walk(ctx, cursor, report)
 	if err == nil {
 		err = sc.compare(ctx, cursor)
 	}
@@ -365,7 +404,10 @@ func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, tot
 	if opt.DryRun {
 		return sc.res, sc.res.err()
 	}
-	st := scrubState{Last: sc.state.Last}
+	st := scrubState{Last: sc.state.Last, Settled: sc.state.Settled}
+	if sc.res.Complete && !sc.state.Unsure {
+		st.Settled = mark
+	}
 	if sc.res.Complete {
 		st.Last = &ScrubPass{Deep: opt.Deep, Began: sc.state.Began, Ended: s.now(), Left: sc.res.Left, Lost: sc.res.LostPacks + sc.res.Broken}
 	}
