@@ -34,6 +34,7 @@ type stray struct {
 	inst id.Instance
 	size uint64
 	// Of its header, once its node was asked for it:
+	h       pack.Header // common
 	kind    pack.Kind
 	retired bool   // its writer is of an older epoch
 	counter uint64 // its writer's
@@ -51,8 +52,27 @@ func (x *stray) over(low, head uint64) bool {
 }
 
 // compare lists what each node holds, looks it up in the index, and removes what is
-// named nowhere and never will be. cursor is for the notes.
+// named nowhere and never will be. cursor is for the notes. What was judged before it
+// was known what is needed is judged again.
 func (sc *scrubbing) compare(ctx context.Context, cursor id.Pack) error {
+	sc.lost = rescued{wanted: map[chunkKey]bool{}, waiting: map[id.Pack]*waitingPack{}}
+	for {
+		sc.lost.learned, sc.lost.left = false, false
+		if err := sc.compareOnce(ctx, cursor); err != nil {
+			return err
+		}
+		if !sc.lost.learned {
+			break
+		}
+	}
+	for _, w := range sc.lost.waiting {
+		sc.res.find(fmt.Errorf("pack %v, which no row names, holds a list that is marked as damaged: %d of the chunks that it names are nowhere", w.h.Pack, len(w.missing)))
+	}
+	sc.state.Unsure = sc.state.Unsure || sc.lost.left || len(sc.lost.waiting) > 0
+	return nil
+}
+
+func (sc *scrubbing) compareOnce(ctx context.Context, cursor id.Pack) error {
 	s, r := sc.s, sc.res
 	// Of what stays nothing is remembered: it is counted by each run that comes here.
 	r.Foreign, r.ForeignBytes, r.Undecided, r.Renewed, r.NotListed = 0, 0, 0, 0, 0
@@ -266,7 +286,7 @@ func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error
 			sc.res.find(fmt.Errorf("shard %v on node %s was not written by this store: left alone", x.key, x.m.info.Name))
 			continue
 		}
-		x.kind, x.retired, x.counter, x.seq = h.Kind, h.Epoch < s.auth.Epoch, h.Counter, h.Seq
+		x.h, x.kind, x.retired, x.counter, x.seq = h.Common(), h.Kind, h.Epoch < s.auth.Epoch, h.Counter, h.Seq
 		if !x.retired && (h.Epoch != s.auth.Epoch || h.Writer != s.auth.Writer) {
 			sc.res.Undecided++ // of a gateway that has taken over, or a header that lies
 			continue

@@ -312,7 +312,9 @@ type scrubbing struct {
 	since         time.Time
 	holds         bool // the token of repairs
 
-	settled bool // what was given up of the log keeps no orphan any more
+	losses  bool    // something was given up of the log
+	settled bool    // and keeps no orphan any more
+	lost    rescued // while nodes' lists are held against the index
 }
 
 // lossMark names all that was ever given up of the log, "" for nothing. Another loss, or
@@ -370,7 +372,7 @@ func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, tot
 	if err != nil {
 		return &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun}, err
 	}
-	sc.settled = s.scrubs.settled(mark)
+	sc.losses, sc.settled = mark != "", s.scrubs.settled(mark)
 	cursor := id.Pack{}
 	// What a pass read before a part of the log was given up says nothing of rows that the
 	// rest of the log had changed.
