@@ -36,6 +36,39 @@ func (s *Store) gaveUpEnd(l *chainLink) (gone bool) {
 	return gone && err == nil // an index that is not there says nothing
 }
 
+// passLostEnd sees to it that this process's epoch is above those of what was given up with
+// an end of the log: what it writes is never taken for that.
+func (s *Store) passLostEnd() {
+	if err := s.index.View(func(r index.Reader) error {
+		losses, err := r.Losses()
+		for _, l := range losses {
+			s.auth.Epoch = max(s.auth.Epoch, l.Epoch)
+		}
+		return err
+	}); err != nil {
+		s.log.Warn("what was given up of the log is not known yet", "err", err)
+	}
+}
+
+// believable is the highest epoch that a log pack may have of which nothing else is proved.
+// At most m nodes lie or are silent, and each epoch was promised by all but m.
+func (s *Store) believable(ctx context.Context) uint64 {
+	set := s.members.Load()
+	var heard []uint64
+	for _, a := range ask(ctx, s, set.log, func(ctx context.Context, m *member) (node.Authority, error) { return m.st.Promised(ctx) }) {
+		if a.err == nil {
+			heard = append(heard, a.v.Epoch)
+		}
+	}
+	slices.Sort(heard)
+	slices.Reverse(heard)
+	liars := max(set.m()-(len(set.log)-len(heard)), 0)
+	if liars >= len(heard) {
+		return 0
+	}
+	return heard[liars]
+}
+
 // giveUpEnd says so in the index when the log went on above its tail, and what it went on
 // behind cannot be read.
 func (s *Store) giveUpEnd(ctx context.Context, tail *foundTail) error {
@@ -44,8 +77,25 @@ func (s *Store) giveUpEnd(ctx context.Context, tail *foundTail) error {
 	}
 	l := Loss{From: tail.link.h.Seq + 1, Before: tail.pack.Meta.Log.Time, Accepted: s.now().UnixNano()}
 	l.After = l.Accepted
-	for _, h := range s.lostEnd {
-		l.To, l.Epoch = max(l.To, h.Seq), max(l.Epoch, h.Epoch)
+	var most *uint64
+	for _, x := range s.lostEnd {
+		if !s.metaProves(ctx, x) {
+			// It may be made up, and would let every later start go past what it names.
+			if most == nil {
+				e := max(s.believable(ctx), tail.link.h.Epoch)
+				most = &e
+			}
+			if x.h.Epoch > *most || x.h.Seq > tail.link.h.Seq+s.cfg.ListWindow {
+				for _, f := range x.found {
+					s.unproved = append(s.unproved, fmt.Sprintf("node %s shows a log pack of sequence %d and epoch %d, which nothing proves, and which is far above what the other nodes know of", f.m.info.Name, x.h.Seq, x.h.Epoch))
+				}
+				continue
+			}
+		}
+		l.To, l.Epoch = max(l.To, x.h.Seq), max(l.Epoch, x.h.Epoch)
+	}
+	if l.Epoch == 0 {
+		return context.Cause(ctx)
 	}
 	if l.To < l.From { // an older attempt in a newer epoch: nothing follows on it
 		l.To = l.From

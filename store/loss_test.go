@@ -965,3 +965,54 @@ func TestLostEnd(t *testing.T) {
 		t.Error("it is told of again")
 	}
 }
+
+// TestLyingEnd: one node makes up a log pack far above the tail. The word does not stand
+// for that, or no later start would wait for what was acknowledged; without the node it
+// does, and what is written from then on is above all that was given up.
+func TestLyingEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ seq, epoch uint64 }{{1 << 62, 1 << 60}, {0, 1 << 60}, {1 << 62, 1}} {
+		r := newRig(t)
+		r.idle()
+		ctx := t.Context()
+		want := r.wide()
+		_, wide := r.together("t", 70)
+		n := len(wide)
+		if n < 2 || wide[n-2]+1 != wide[n-1] || wide[n-1] != r.seq() {
+			t.Skipf("log packs %v are coded wide, the newest is %d", wide, r.seq())
+		}
+		lost := wide[n-2:]
+		r.loseLog(3, lost...)
+		h := pack.Header{Kind: pack.Log, MetaCoded: true, Pack: id.Pack{1}, K: 4, M: 2, MetaLen: 4096, SliceLen: 4096, Writer: r.st.auth.Writer, Counter: 1 << 40, Epoch: c.epoch, Seq: c.seq, Attempt: 1, Prev: id.Pack{2}}
+		if h.Seq == 0 {
+			h.Seq = r.seq() + 1
+		}
+		if h.Epoch == 1 {
+			h.Epoch = r.st.auth.Epoch
+		}
+		body := make([]byte, 4096)
+		if _, err := r.nodes["n01"].Put(ctx, r.st.auth, node.ForRepair, node.Shard{Head: append(h.Append(nil), pack.AppendTable(nil, nil, body)...), Body: body}); err != nil {
+			t.Fatal(err)
+		}
+		r.close()
+		r.loseIndex()
+		if out, err := r.rebuildLossy(true, nil); !errors.Is(err, ErrDamaged) || !strings.Contains(fmt.Sprint(err), "node n01 ") {
+			t.Fatalf("sequence %d, epoch %d: %+v, %v", h.Seq, h.Epoch, out, err)
+		}
+		r.loseIndex()
+		r.away = map[string]bool{"n01": true}
+		out, err := r.rebuildLossy(true, func(c *Config) { delete(c.Nodes, "n01") })
+		if err != nil || len(out.Losses) != 1 || out.Losses[0].To > lost[1] {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		r.open()
+		losses, err := r.st.Losses()
+		if err != nil || len(losses) != 1 || losses[0].Epoch >= r.st.auth.Epoch {
+			t.Errorf("%+v, and epoch %d; %v", losses, r.st.auth.Epoch, err)
+		}
+		for key, b := range want {
+			r.mustRead(key, b)
+		}
+		r.checked()
+	}
+}

@@ -69,13 +69,14 @@ type Store struct {
 	recent   map[id.Pack][]record.Place // of the newest log packs
 	order    []id.Pack
 
-	loadedFrom uint64        // the number of the snapshot that was loaded by this start
-	mismatches atomic.Int64  // what a rebuild found otherwise than the log names it
-	givenUp    int           // see [Store.GivenUp]
-	lostEnd    []pack.Header // above the tail, sent behind what cannot be read
-	skipped    []Loss        // what this process has given up of the log
-	unheard    []string      // members that gave no answer when the log was listed, and why
-	passedOver int64         // such of a rebuild that has ended, its counts made anew
+	loadedFrom uint64       // the number of the snapshot that was loaded by this start
+	mismatches atomic.Int64 // what a rebuild found otherwise than the log names it
+	givenUp    int          // see [Store.GivenUp]
+	lostEnd    []*chainLink // above the tail, sent behind what cannot be read
+	unproved   []string     // what was not given up with it, though it is above the tail: why
+	skipped    []Loss       // what this process has given up of the log
+	unheard    []string     // members that gave no answer when the log was listed, and why
+	passedOver int64        // such of a rebuild that has ended, its counts made anew
 
 	sure       sureClock
 	transfers  transfers
@@ -272,6 +273,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.apportion(set.w()); err != nil {
 		return err
 	}
+	s.passLostEnd()
 	silent, err := s.promise(ctx, set)
 	if err != nil {
 		return err

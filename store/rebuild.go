@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -124,6 +125,9 @@ func Rebuild(ctx context.Context, cfg Config, to uint64) (out Rebuilt, err error
 	}
 	if err := s.giveUpEnd(ctx, tail); err != nil {
 		return out, err
+	}
+	if len(s.unproved) > 0 {
+		return out, fmt.Errorf("%w: %s. The word does not stand for that: take the node out, or stop it, and run the same again", ErrDamaged, s.unproved[0])
 	}
 	out.Mismatches = s.passedOver + s.mismatches.Load()
 	if err := s.index.Sync(); err != nil {

@@ -345,8 +345,14 @@ func (s *Store) packOf(ctx context.Context, v *survey, p id.Pack) *chainLink {
 // genuine reports whether a link that is not complete was written by a writer of
 // this store. What its meta does not prove is believed: then the start waits.
 func (s *Store) genuine(ctx context.Context, l *chainLink) bool {
+	return l.h.MetaCoded || s.metaProves(ctx, l)
+}
+
+// metaProves reports whether the meta of a link stands in a shard of it and opens under the
+// store's keys.
+func (s *Store) metaProves(ctx context.Context, l *chainLink) bool {
 	if l.h.MetaCoded {
-		return true
+		return false
 	}
 	head := make([]byte, l.h.SliceOffset())
 	for _, f := range l.found {
@@ -460,7 +466,7 @@ func (s *Store) tail(ctx context.Context, v *survey) (*chainLink, error) {
 			continue
 		}
 		if s.cfg.AcceptLoss {
-			s.lostEnd = append(s.lostEnd, l.h)
+			s.lostEnd = append(s.lostEnd, l)
 			continue
 		}
 		// It was sent, so its predecessor was acknowledged.
