@@ -161,6 +161,7 @@ type audit struct {
 	out    *Report
 	fix    *fixer // nil: numbers that are wrong are findings
 	atOnce int
+	stop   func() bool // nil, or whether enough was scanned
 
 	steps  int
 	rows   uint64 // of all tables
@@ -203,6 +204,9 @@ func (a *audit) scan(table byte, fn func(key, value []byte) error) error {
 	return a.r.kv.Scan(from, next(bytes.Clone(from)), false, func(k, v []byte) error {
 		if err := a.tick(); err != nil {
 			return err
+		}
+		if a.stop != nil && a.stop() {
+			return kv.Stop
 		}
 		return fn(k[len(from):], v)
 	})

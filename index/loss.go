@@ -300,6 +300,10 @@ func (x *Index) closeLosses(ctx context.Context) error {
 	if at.IsZero() {
 		return nil
 	}
+	free, err := x.behindResidents(at)
+	if err != nil {
+		return err
+	}
 	for more := true; more; {
 		var missing []chunkKey
 		err := x.db.View(func(s *kv.Snapshot) (err error) {
@@ -308,7 +312,7 @@ func (x *Index) closeLosses(ctx context.Context) error {
 		})
 		for part := range slices.Chunk(missing, 1024) {
 			if err == nil {
-				err = x.unknown(ctx, at, part)
+				free, err = x.unknown(ctx, at, free, part)
 			}
 		}
 		if err != nil {
@@ -386,6 +390,7 @@ func (x *Index) missing(ctx context.Context, s *kv.Snapshot, most int) (out []ch
 	}
 	seen := map[chunkKey]struct{}{}
 	var failed error
+	a.stop = func() bool { return more || failed != nil }
 	err = a.sweep(false, func(realm id.Realm, c *id.Chunk) {
 		k := chunkKey{realm, *c}
 		if _, known := seen[k]; known || failed != nil {
@@ -406,21 +411,28 @@ func (x *Index) missing(ctx context.Context, s *kv.Snapshot, most int) (out []ch
 	return out, more, errors.Join(err, failed)
 }
 
-// unknown makes the rows of chunks that are missing, in one transaction.
-func (x *Index) unknown(ctx context.Context, at id.Pack, missing []chunkKey) error {
-	return x.write(ctx, func(tx *kv.Tx) error {
+// behindResidents is the offset behind all that lie in a pack.
+func (x *Index) behindResidents(p id.Pack) (off uint64, err error) {
+	err = x.db.View(func(s *kv.Snapshot) error {
+		return x.reader(s).eachResident(p, func(o uint32, _ id.Realm, _ id.Chunk) error {
+			off = uint64(o) + unknownLen
+			return nil
+		})
+	})
+	return off, err
+}
+
+// unknown makes the rows of chunks that are missing, in one transaction. They lie from an
+// offset on; it returns the next one.
+func (x *Index) unknown(ctx context.Context, at id.Pack, off uint64, missing []chunkKey) (uint64, error) {
+	free := off
+	err := x.write(ctx, func(tx *kv.Tx) error {
 		r := &reader{kv: tx, keys: x.keys}
 		u, err := r.packUsage(at)
 		if err != nil {
 			return err
 		}
-		var off uint64 // behind all that lie there
-		if err := r.eachResident(at, func(o uint32, _ id.Realm, _ id.Chunk) error {
-			off = uint64(o) + unknownLen
-			return nil
-		}); err != nil {
-			return err
-		}
+		off := off
 		for _, m := range missing {
 			if off > max32 {
 				return fmt.Errorf("%w: more chunks are missing than can be named", ErrDamaged)
@@ -437,8 +449,10 @@ func (x *Index) unknown(ctx context.Context, at id.Pack, missing []chunkKey) err
 		}
 		u.Payload += uint64(len(missing)) * unknownLen
 		u.Residents += uint64(len(missing))
+		free = off
 		return tx.Put(x.keys.pack(nil, &at, packUsage), u.append(nil))
 	})
+	return free, err
 }
 
 func (k keyspace) loss(b []byte, seq uint64) []byte {

@@ -372,3 +372,49 @@ func TestSkipEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestMissingInParts: what is missing is found a part at a time, and what stands for it
+// lies one behind the other.
+func TestMissingInParts(t *testing.T) {
+	ctx := t.Context()
+	x, _ := lossy(t, memkv.New(memkv.Options{}), replayable(t), map[int]bool{1: true}, nil)
+	var at id.Pack
+	if err := x.write(ctx, func(tx *kv.Tx) error {
+		r := &reader{kv: tx, keys: x.keys}
+		for _, c := range []uint64{2, 3, 4, 30} {
+			row, err := r.Chunk(1, testChunk(c))
+			if err != nil || !row.Unknown() {
+				t.Fatalf("chunk %d: %+v, %v", c, row, err)
+			}
+			at = row.Pack
+			for _, key := range [][]byte{x.keys.chunk(nil, 1, &row.Chunk), x.keys.resident(nil, &at, row.Offset)} {
+				if _, err := tx.Delete(key); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	free, parts := uint64(7), 0
+	for more := true; more; parts++ {
+		var out []chunkKey
+		if err := x.db.View(func(s *kv.Snapshot) (err error) {
+			out, more, err = x.missing(ctx, s, 3)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if want := min(3, 4-3*parts); len(out) != want || more != (parts == 0) {
+			t.Errorf("part %d: %d chunks, more %v", parts, len(out), more)
+		}
+		var err error
+		if free, err = x.unknown(ctx, at, free, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := x.behindResidents(at); err != nil || got != free || free != 11 {
+		t.Errorf("behind all %d, %d: %v", got, free, err)
+	}
+}

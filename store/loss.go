@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,7 +206,10 @@ func (s *Store) headerOf(ctx context.Context, v *survey, p id.Pack, seq, most ui
 		}
 		said = append(said, d.h)
 	}
-	for _, x := range said {
+	slices.SortFunc(said, func(a, b pack.Header) int { // the same whenever it is asked
+		return cmp.Or(b.Position().Compare(a.Position()), slices.Compare(a.Append(nil), b.Append(nil)))
+	})
+	for _, x := range slices.Compact(said) {
 		if x.Kind != pack.Log || x.Seq != seq || x.Epoch > most {
 			continue
 		}
