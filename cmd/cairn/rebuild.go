@@ -235,7 +235,7 @@ func tellLoss(w io.Writer, out store.Rebuilt, ahead uint64) error {
 		fmt.Fprintf(w, "no answer from node %s: what is lost may be there\n", n)
 	}
 	if out.Damaged == nil {
-		fmt.Fprintln(w, "what is damaged is known once the server has started: cairn damaged")
+		fmt.Fprintln(w, "what is damaged is known once the server has started: cairn damaged, and cairn scrub --deep for what only the nodes tell")
 		return nil
 	}
 	lost := lostObjects{Count: out.Damaged.Count, Looked: out.Damaged.Looked}
@@ -245,7 +245,8 @@ func tellLoss(w io.Writer, out store.Rebuilt, ahead uint64) error {
 	if err := printLost(w, lost); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "start the server and run cairn scrub: it finds what lies on the nodes still, and all else that is damaged; cairn damaged names what is left")
+	fmt.Fprintln(w, "that is as far as the index knows: what was lost may have moved or removed what it still names")
+	fmt.Fprintln(w, "start the server and run cairn scrub --deep: it finds what lies on the nodes still, and all else that is damaged; cairn damaged names what is left")
 	return nil
 }
 
