@@ -65,7 +65,9 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 			return nil
 		}
 		_, err := s.lose(context.WithoutCancel(ctx), p)
-		sc.state.Unsure = sc.state.Unsure || err != nil
+		if err != nil {
+			sc.unsure(p)
+		}
 		return over(err)
 	}
 	sc.count(p, l)
@@ -103,7 +105,7 @@ func (sc *scrubbing) mend(ctx context.Context, p id.Pack, found []badShard) (err
 				s.snapshotGone()
 			}
 			s.scrubs.note(p, true)
-			sc.state.Unsure = true // its chunks are not marked, and may lie in an orphan
+			sc.unsure(p)
 			r.LostPacks++
 			r.LostBytes += l.row.Live
 			r.find(fmt.Errorf("pack %v has all that was written, and cannot be opened: %w", p, l.torn))
@@ -235,7 +237,9 @@ func (sc *scrubbing) lose(ctx context.Context, p id.Pack, l *look) error {
 			sc.s.replaceLog(row.Seq)
 		}
 	}
-	sc.state.Unsure = sc.state.Unsure || err != nil
+	if err != nil {
+		sc.unsure(p)
+	}
 	sc.s.scrubs.note(p, true)
 	sc.res.LostPacks++
 	sc.res.LostBytes += row.Live

@@ -193,6 +193,9 @@ func (sc *scrubbing) readWanted(ctx context.Context, x *orphan) error {
 		x.state = useless
 		return err
 	}
+	if err := sc.onlyCopies(o); err != nil {
+		return err
+	}
 	missing, err := sc.needsFirst(o)
 	if err != nil {
 		return err
@@ -256,6 +259,24 @@ func (s *Store) directory(ctx context.Context, o *orphan) (*pack.Meta, error) {
 		}
 	}
 	return nil, failed
+}
+
+// onlyCopies refuses a pack with a chunk whose row names another pack of which nobody knows
+// whether it can be read: once this one is adopted its copy is dead bytes, and that other
+// one may turn out to be lost.
+func (sc *scrubbing) onlyCopies(o *orphanPack) error {
+	return sc.s.view(func(r index.Reader) error {
+		for _, e := range o.entries {
+			row, err := r.Chunk(e.Realm, e.Chunk)
+			if err != nil && !errors.Is(err, index.ErrNotFound) {
+				return err
+			}
+			if err == nil && row.State != index.Damaged && (sc.doubtAll || sc.doubt[row.Pack]) {
+				return fmt.Errorf("%w: a chunk in it lies in pack %v too, of which too few nodes answer", ErrUnavailable, row.Pack)
+			}
+		}
+		return nil
+	})
 }
 
 // needsFirst reads the lists of an opened orphan, and returns the chunks that they name

@@ -63,13 +63,47 @@ func (r *rig) scrubBehind() *ScrubResult {
 // rows name those packs still, and the packs that they were moved to are orphans, until a
 // pass has read all that there is, from its beginning.
 func TestLostMove(t *testing.T) {
+	away := func(r *rig) {
+		r.away = map[string]bool{}
+		for _, places := range r.placesOf(pack.Data) {
+			for _, x := range places {
+				if len(r.away) < 2 {
+					r.away[r.st.members.Load().byID[x.Node].info.Name] = true
+				}
+			}
+		}
+		r.close()
+		r.open()
+		orphans := r.unnamed()
+		orphans = slices.DeleteFunc(orphans, func(h heldShard) bool {
+			_, at, err := r.nodes[h.on].Stat(r.t.Context(), h.info.Key)
+			return err != nil || at.Kind != pack.Data
+		})
+		if len(orphans) == 0 {
+			r.t.Error("nothing that was moved is an orphan")
+		}
+		for range 2 {
+			if res := r.scrubBehind(); r.settled() {
+				r.t.Errorf("settled while nodes are away: %+v", res)
+			}
+		}
+		for _, h := range orphans {
+			if info, _, err := r.nodes[h.on].Stat(r.t.Context(), h.info.Key); err != nil || !info.Deleted.IsZero() {
+				r.t.Errorf("shard %v was removed: %v", h.info.Key, err)
+			}
+		}
+		r.away = nil
+		r.close()
+		r.open()
+	}
 	for _, c := range []struct {
 		name   string
+		k      uint8
 		before func(r *rig) // what is lost
 		first  func(r *rig) // scrub behind it
 	}{
-		{"a pass anew", func(*rig) {}, func(*rig) {}},
-		{"a pass was under way", func(r *rig) {
+		{"a pass anew", 0, func(*rig) {}, func(*rig) {}},
+		{"a pass was under way", 0, func(r *rig) {
 			var last id.Pack
 			if err := r.st.view(func(rd index.Reader) error {
 				return rd.EachPack(func(p id.Pack, _ index.PackRow) error { last = p; return nil })
@@ -81,23 +115,15 @@ func TestLostMove(t *testing.T) {
 				r.t.Fatal(err)
 			}
 		}, func(*rig) {}},
-		{"nodes that are not asked", func(*rig) {}, func(r *rig) {
-			r.away = map[string]bool{"n01": true, "n02": true}
-			r.close()
-			r.open()
-			for range 2 {
-				if res := r.scrubBehind(); r.settled() {
-					r.t.Errorf("settled while nodes are away: %+v", res)
-				}
-			}
-			r.away = nil
-			r.close()
-			r.open()
-		}},
+		// Enough of the packs that were dropped may be there, so that none is marked.
+		{"nodes that are not asked", 2, func(*rig) {}, away},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := collects(t)
+			if c.k > 0 {
+				r.wants("main", c.k)
+			}
 			want, all := map[string][]byte{}, map[string][]byte{}
 			for i := range 32 {
 				key := fmt.Sprint(i)
@@ -320,4 +346,50 @@ func TestTogether(t *testing.T) {
 			delete(sc.lost.waiting, x)
 		}
 	}
+}
+
+// TestOrphansWaitForTheWholePass: what is lost brought a pack that nothing needs. It is an
+// orphan, and stays as long as some node could not be asked for what it holds.
+func TestOrphansWaitForTheWholePass(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.idle()
+	r.wide()
+	r.snapshot()
+	before := r.seq()
+	r.putOutside("only there", 5<<20)
+	last := r.seq()
+	r.put("behind", []byte("behind"))
+	r.loseSince(before, last)
+	r.giveUp()
+	data := func() (n int) {
+		for _, h := range r.unnamed() {
+			if _, at, err := r.nodes[h.on].Stat(t.Context(), h.info.Key); err != nil {
+				t.Fatal(err)
+			} else if at.Kind == pack.Data {
+				n++
+			}
+		}
+		return n
+	}
+	all := data()
+	r.away = map[string]bool{"n01": true}
+	r.close()
+	r.open()
+	some := data()
+	for range 2 {
+		if res := r.scrubBehind(); data() != some || some == 0 || r.settled() {
+			t.Errorf("with a node away %d of %d shards are left, settled %v: %+v", data(), some, r.settled(), res)
+		}
+	}
+	r.away = nil
+	r.close()
+	r.open()
+	if r.scrubBehind(); data() != all || !r.settled() {
+		t.Errorf("by the pass that settles it %d of %d shards are left, settled %v", data(), all, r.settled())
+	}
+	if r.scrubBehind(); data() != 0 {
+		t.Errorf("%d shards are left behind it", data())
+	}
+	r.checked()
 }

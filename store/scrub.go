@@ -315,6 +315,11 @@ type scrubbing struct {
 	losses  bool    // something was given up of the log
 	settled bool    // and keeps no orphan any more
 	lost    rescued // while nodes' lists are held against the index
+
+	// Packs that cannot be read and of which no chunk is marked: a copy in an orphan may be
+	// the only one.
+	doubt    map[id.Pack]bool
+	doubtAll bool
 }
 
 // lossMark names all that was ever given up of the log, "" for nothing. Another loss, or
@@ -379,6 +384,8 @@ func (s *Store) scrub(ctx context.Context, opt JobOptions, report func(done, tot
 	if sc.state.Pass != nil && !opt.DryRun && sc.state.Losses == mark {
 		cursor, _ = id.ParsePack(sc.state.Cursor) // which was looked at when it was read
 		sc.res = sc.state.Pass.clone()
+		// Which packs they were is not known any more.
+		sc.doubtAll = sc.state.Unsure || sc.res.NotAsked > 0
 	} else {
 		sc.state = scrubState{Last: sc.state.Last, Settled: sc.state.Settled, Began: s.now(), Losses: mark}
 		sc.res = &ScrubResult{Deep: opt.Deep, DryRun: opt.DryRun, Damage: map[string]int{}, Before: map[int]int{}, After: map[int]int{}}
@@ -550,6 +557,27 @@ func (sc *scrubbing) pack(ctx context.Context, p id.Pack) error {
 	return sc.mend(ctx, p, found)
 }
 
+// maxDoubt bounds the packs that are remembered as in doubt.
+const maxDoubt = 1 << 16
+
+// doubts says of a pack that it cannot be read, and that its chunks are not marked.
+func (sc *scrubbing) doubts(p id.Pack) {
+	if sc.doubt == nil {
+		sc.doubt = map[id.Pack]bool{}
+	}
+	if len(sc.doubt) == maxDoubt {
+		sc.doubtAll = true
+		return
+	}
+	sc.doubt[p] = true
+}
+
+// unsure is doubts of a pack that the nodes were asked for.
+func (sc *scrubbing) unsure(p id.Pack) {
+	sc.state.Unsure = true
+	sc.doubts(p)
+}
+
 // count takes in what was looked at and is not damage of shards.
 func (sc *scrubbing) count(p id.Pack, l *look) {
 	r := sc.res
@@ -574,5 +602,7 @@ func (sc *scrubbing) count(p id.Pack, l *look) {
 	}
 	if l.shards() >= l.g.k {
 		sc.s.scrubs.note(p, false)
+	} else if !l.lost {
+		sc.doubts(p)
 	}
 }
