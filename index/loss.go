@@ -175,7 +175,7 @@ func (r *Round) skip(s *Skipped) (err error) {
 	h := &s.Header
 	own := PackRow{Kind: pack.Log, K: s.K, M: s.M, Seq: s.To}
 	attempt := uint32(1)
-	if h.Pack == s.Pack {
+	if h.Pack == s.Pack && h.K > 0 {
 		own = PackRow{Kind: pack.Log, K: h.K, M: h.M, Slice: h.SliceLen, Size: uint32(h.ShardLen()), Body: uint32(h.SliceOffset()), Writer: h.Writer, Counter: h.Counter, Seq: s.To}
 		attempt = h.Attempt
 	}

@@ -210,7 +210,7 @@ func (s *Store) headerOf(ctx context.Context, v *survey, p id.Pack, seq, most ui
 		return cmp.Or(b.Position().Compare(a.Position()), slices.Compare(a.Append(nil), b.Append(nil)))
 	})
 	for _, x := range slices.Compact(said) {
-		if x.Kind != pack.Log || x.Seq != seq || x.Epoch > most {
+		if x.Kind != pack.Log || x.K == 0 || x.Seq != seq || x.Epoch > most { // K is 0 where the header itself is rotten
 			continue
 		}
 		ok, err := s.metaOpens(ctx, v, x)

@@ -36,7 +36,7 @@ func (r *rig) loseLog(keep int, seqs ...uint64) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	left := map[id.Pack]int{}
-	for _, n := range r.nodes {
+	for name, n := range r.nodes {
 		for after := (*node.Found)(nil); ; {
 			page, err := n.ListLog(ctx, 1, after, 100)
 			if err != nil {
@@ -47,6 +47,13 @@ func (r *rig) loseLog(keep int, seqs ...uint64) {
 			}
 			for _, f := range page {
 				if !slices.Contains(seqs, f.Header.Seq) {
+					continue
+				}
+				if keep < 0 { // they are all there, and their headers rotten
+					head := make([]byte, pack.HeaderSize)
+					if err := n.Read(ctx, f.Info.Key, 0, head); err != nil || !flipIn(r.t, r.fs[name], head) {
+						r.t.Fatalf("the header of %v: %v", f.Info.Key, err)
+					}
 					continue
 				}
 				if left[f.Header.Pack]++; left[f.Header.Pack] <= min(keep, int(f.Header.K)-1) {
@@ -167,6 +174,13 @@ func TestAcceptedLoss(t *testing.T) {
 		}},
 		{"three in a row", 0, func(r *rig, want map[string][]byte) (seqs []uint64) {
 			for i := range 3 {
+				r.put(fmt.Sprint("only there", i), []byte("x"))
+				seqs = append(seqs, r.seq())
+			}
+			return seqs
+		}},
+		{"with rotten headers", -1, func(r *rig, want map[string][]byte) (seqs []uint64) {
+			for i := range 2 {
 				r.put(fmt.Sprint("only there", i), []byte("x"))
 				seqs = append(seqs, r.seq())
 			}
