@@ -352,9 +352,19 @@ func TestSparsePacksAreRewritten(t *testing.T) {
 			delete(objects, fmt.Sprint(i))
 		}
 	}
-	out := r.collect(true)
-	if out.Moved < 8 || out.Written < 1 || out.Dropped < 1 || out.Unreadable > 0 || out.NotTold > 0 {
-		t.Errorf("%+v", out)
+	// How the chunks of 32 puts at once share packs is chance, and what one run has left small
+	// the next may put together; after three of them nothing is left to do.
+	moved, runs := 0, 0
+	for out := r.collect(true); out.Moved > 0; out = r.collect(true) {
+		if moved += out.Moved; out.Written < 1 || out.Dropped < 1 || out.Unreadable > 0 || out.NotTold > 0 {
+			t.Errorf("%+v", out)
+		}
+		if runs++; runs == 4 {
+			t.Fatalf("a fourth run moves something: %+v", out)
+		}
+	}
+	if moved < 8 {
+		t.Errorf("%d chunks were moved", moved)
 	}
 	var payload, live uint64
 	for p := range r.placesOf(pack.Data) {
@@ -372,9 +382,6 @@ func TestSparsePacksAreRewritten(t *testing.T) {
 	// 8 MiB in 4+2, and heads, and the log.
 	if held := r.heldBytes(); held > 12<<20*5/4 {
 		t.Errorf("the nodes hold %d bytes for 8 MiB", held)
-	}
-	if again := r.collect(true); again.Moved > 0 {
-		t.Errorf("a second time: %+v", again)
 	}
 	r.stands(objects)
 }
