@@ -318,6 +318,22 @@ var mutants = []mutant{
 	{name: "A14", bug: "take an older tail, though what is left above it was acknowledged", edits: []edit{
 		{"store/recover.go", "		if s.cfg.AcceptLoss {\n			s.lostEnd", "		if true {\n			s.lostEnd"}},
 		pkg: "./store", args: []string{"-run", "TestLostEnd"}},
+	{name: "F1", bug: "carry out what was given up when it arrives late", edits: []edit{
+		{"node/server/ledger.go", "	if x == nil || x.gen != gen {", "	if x == nil {"}}, pkg: "./node/remote", args: []string{"-run", "TestLateRequest"}},
+	{name: "F2", bug: "say that what was given up is over while it runs", edits: []edit{
+		{"node/server/ledger.go", "		if older == 0 {", "		if older >= 0 {"}}, pkg: "./node/remote", args: []string{"-run", "TestGivenUp"}},
+	{name: "F3", bug: "end a change when its asker stops waiting", edits: []edit{
+		{"node/server/server.go", "		ctx = context.WithoutCancel(ctx)\n	}\n	st, by, k", "	}\n	st, by, k"}}, pkg: "./node/remote", args: []string{"-run", "TestGivenUp"}},
+	{name: "F4", bug: "go on in the same generation behind what was given up", edits: []edit{
+		{"node/remote/remote.go", "			n.settle.giveUp(gen)\n", ""}}, pkg: "./node/remote", args: []string{"-run", "TestGivenUp|TestLateRequest"}},
+	{name: "F5", bug: "take a process's key without comparing it", edits: []edit{
+		{"node/link/tls.go", "if !ok || !bytes.Equal(pub, peer[:]) {", "if !ok || bytes.Equal(pub, nil) {"}}, pkg: "./node/remote", args: []string{"-run", "TestStrangers$"}},
+	{name: "F6", bug: "take no answer (404) for a missing directory", edits: []edit{
+		{"node/remote/send.go", "		return nil, &linkError{fmt.Errorf(\"HTTP status %d\", resp.StatusCode), true}\n	}\n	return resp, nil", "		return nil, node.ErrMissing\n	}\n	return resp, nil"}}, pkg: "./node/remote", args: []string{"-run", "TestHostileNode"}},
+	{name: "F7", bug: "let what hangs hold up what does not", edits: []edit{
+		{"node/remote/lane.go", "		given = true\n", "		return\n"}}, pkg: "./node/remote", args: []string{"-run", "TestCallsTravel"}},
+	{name: "F8", bug: "ask a dead node again and again", edits: []edit{
+		{"node/remote/remote.go", "	n.breaker.RecordFailure()\n", ""}}, pkg: "./node/remote", args: []string{"-run", "TestLeftAlone"}},
 	{name: "L2", bug: "believe a leap of the clock where a lock ends", edits: []edit{
 		{"store/lock.go", "	case o.Lock.Retained(d.sure) && (o.Lock", "	case o.Lock.Retained(d.time) && (o.Lock"}}, pkg: "./store", args: []string{"-run", "TestLocks"}},
 }
