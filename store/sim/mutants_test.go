@@ -331,7 +331,7 @@ var mutants = []mutant{
 	{name: "F6", bug: "take no answer (404) for a missing directory", edits: []edit{
 		{"node/remote/send.go", "		return nil, &linkError{fmt.Errorf(\"HTTP status %d\", resp.StatusCode), true}\n	}\n	return resp, nil", "		return nil, node.ErrMissing\n	}\n	return resp, nil"}}, pkg: "./node/remote", args: []string{"-run", "TestHostileNode"}},
 	{name: "F7", bug: "let what hangs hold up what does not", edits: []edit{
-		{"node/remote/lane.go", "		given = true\n", "		return\n"}}, pkg: "./node/remote", args: []string{"-run", "TestCallsTravel"}},
+		{"node/remote/lane.go", "		if ended {\n			return\n", "		if ended || !given {\n			return\n"}}, pkg: "./node/remote", args: []string{"-run", "TestCallsTravel"}},
 	{name: "F8", bug: "ask a dead node again and again", edits: []edit{
 		{"node/remote/remote.go", "	n.breaker.RecordFailure()\n", ""}}, pkg: "./node/remote", args: []string{"-run", "TestLeftAlone"}},
 	{name: "L2", bug: "believe a leap of the clock where a lock ends", edits: []edit{
