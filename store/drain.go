@@ -59,6 +59,7 @@ func (s *Store) drain(ctx context.Context, opt JobOptions, report func(done, tot
 		mv  = s.newMover(res, opt, func(done uint64) { report(done, max(done, res.Planned)) })
 	)
 	defer mv.letGo()
+	others := 0 // passes in a row that moved nothing
 	for pass := 0; ; pass++ {
 		// The log's newest packs, whose places no row has yet, lie on no member that keeps
 		// no log any more.
@@ -90,7 +91,13 @@ func (s *Store) drain(ctx context.Context, opt JobOptions, report func(done, tot
 		if err := mv.flush(context.WithoutCancel(ctx)); err != nil {
 			return res, err
 		}
-		if len(left.packs) > 0 && res.Shards > before {
+		if res.Shards > before {
+			others = 0
+		} else {
+			others++
+		}
+		// Where nothing was moved and nothing is left, somebody else has moved it meanwhile.
+		if len(left.packs) > 0 && (others == 0 || res.Left == 0 && others < 10) {
 			continue
 		}
 		for _, m := range set.all {

@@ -289,14 +289,30 @@ func (r *run) report(done, total uint64, unit string) {
 	if r.firstAt.IsZero() || unit != r.Unit || done < r.first {
 		r.first, r.firstAt = done, time.Now()
 	}
-	r.Done, r.Total, r.Unit, r.Left = done, total, unit, 0
-	if took := time.Since(r.firstAt); done > r.first && total > done {
-		r.Left = time.Duration(float64(took) / float64(done-r.first) * float64(total-done))
-	}
+	r.Done, r.Total, r.Unit = done, total, unit
+	r.Left = r.left()
 	if now := r.s.now(); r.shown && now.Sub(r.told).Abs() >= tellProgress {
 		r.told = now
 		r.s.events.publish(Event{Name: EventJobProgress, Job: new(r.Job)})
 	}
+}
+
+// left is how long the rest takes at the pace until now: a run that stands still, because
+// its rate has it wait, says more as it waits. 0 when nobody can say; js.mu is held.
+func (r *run) left() time.Duration {
+	if r.State != JobRunning || r.firstAt.IsZero() || r.Done <= r.first || r.Total <= r.Done {
+		return 0
+	}
+	return time.Duration(float64(time.Since(r.firstAt)) / float64(r.Done-r.first) * float64(r.Total-r.Done))
+}
+
+// view is the run as it is told of now; js.mu is held.
+func (r *run) view() Job {
+	j := r.Job
+	if j.State == JobRunning {
+		j.Left = r.left()
+	}
+	return j
 }
 
 // execute runs a run that has begun, to its end.
@@ -428,7 +444,7 @@ func (s *Store) StartJob(_ context.Context, kind string, opt JobOptions) (Job, e
 func (js *jobs) copyOf(r *run) Job {
 	js.mu.Lock()
 	defer js.mu.Unlock()
-	return r.Job
+	return r.view()
 }
 
 // find returns a run that is told of; js.mu is held.
@@ -448,7 +464,7 @@ func (s *Store) Job(_ context.Context, j id.Job) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
-	return r.Job, nil
+	return r.view(), nil
 }
 
 // Jobs lists runs, the newest first; more says that there are older ones.
@@ -464,7 +480,7 @@ func (s *Store) Jobs(_ context.Context, f JobFilter) (out []Job, more bool, err 
 		if len(out) == limit {
 			return out, true, nil
 		}
-		out = append(out, r.Job)
+		out = append(out, r.view())
 	}
 	return out, false, nil
 }

@@ -133,9 +133,10 @@ func (r *rig) together(prefix string, n int) (objects map[string][]byte, wide []
 	var all sync.WaitGroup
 	for i := range n {
 		key := fmt.Sprintf("%s%02d", prefix, i)
-		objects[key] = random(uint64(1000+i), 120<<10)
+		b := random(uint64(1000+i), 120<<10)
+		objects[key] = b
 		all.Go(func() {
-			if err := r.tryPut(key, objects[key]); err != nil {
+			if err := r.tryPut(key, b); err != nil {
 				r.t.Error(err)
 			}
 		})

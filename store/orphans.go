@@ -39,12 +39,17 @@ type stray struct {
 	retired bool   // its writer is of an older epoch
 	counter uint64 // its writer's
 	seq     uint64 // of a log pack
+	// The header is rotten: nothing can be made of the shard any more, whosever it was.
+	rotten bool
 }
 
 // over reports whether a pack that the index does not know can never become part of
 // the store. low is the writer's low-water counter, and a log pack has become durable
 // behind it; head is the sequence of the newest.
 func (x *stray) over(low, head uint64) bool {
+	if x.rotten {
+		return true // if its pack is on its way, a repair makes it anew
+	}
 	if x.kind == pack.Log {
 		return x.seq <= head // another pack has its place in the chain
 	}
@@ -209,12 +214,19 @@ func (sc *scrubbing) judge(ctx context.Context, found []stray, cursor id.Pack) e
 			return err
 		}
 	}
+	var rotten []stray
+	orphans = slices.DeleteFunc(orphans, func(x stray) bool {
+		if x.rotten {
+			rotten = append(rotten, x)
+		}
+		return x.rotten
+	})
 	if !sc.opt.DryRun {
 		if orphans, err = sc.rescue(ctx, orphans); err != nil {
 			return err
 		}
 	}
-	orphans = sc.keepData(orphans)
+	orphans = append(sc.keepData(orphans), rotten...)
 	for i := range orphans {
 		x := &orphans[i]
 		if sc.remove(ctx, x) {
@@ -274,6 +286,10 @@ func (sc *scrubbing) headers(ctx context.Context, found []stray) ([]stray, error
 		switch {
 		case errors.Is(err, node.ErrNotFound) || err == nil && info.Instance != x.inst:
 			continue // it is gone, and what is there now is not what was listed
+		case errors.Is(err, node.ErrDamaged) && !errors.Is(err, node.ErrUnavailable):
+			x.rotten = true
+			out = append(out, x)
+			continue
 		case err != nil:
 			x.m.noteRead(err, s.now())
 			sc.res.Undecided++
@@ -349,7 +365,7 @@ func (sc *scrubbing) lookUp(found []stray, low uint64) (orphans, copies []stray,
 		for _, x := range found {
 			row, err := rd.Pack(x.key.Pack)
 			switch {
-			case errors.Is(err, index.ErrNotFound) && needed(x):
+			case errors.Is(err, index.ErrNotFound) && (needed(x) || x.rotten && !sc.settled), err == nil && x.rotten:
 				undecided++
 			case errors.Is(err, index.ErrNotFound) && x.over(low, head.Seq):
 				orphans = append(orphans, x)

@@ -258,6 +258,48 @@ func TestScrubRemovesOrphans(t *testing.T) {
 	}
 }
 
+// TestScrubRemovesRottenOrphans: what failed attempts have left goes also where its header
+// is rotten: nobody can make anything of such a shard. One of a pack that has a row stays.
+func TestScrubRemovesRottenOrphans(t *testing.T) {
+	t.Parallel()
+	var f failing
+	r := newRig(t)
+	r.wrap = f.wrap
+	r.idle()
+	objects := r.attempts(&f, "now")
+	r.put("behind", []byte("x"))
+	left := r.unnamed()
+	for i, h := range left {
+		if i%3 == 2 {
+			continue
+		}
+		head := make([]byte, pack.HeaderSize)
+		if err := r.nodes[h.on].Read(t.Context(), h.info.Key, 0, head); err != nil || !flipIn(t, r.fs[h.on], head) {
+			t.Fatalf("the header of %v on %s: %v", h.info.Key, h.on, err)
+		}
+	}
+	if len(left) < 5 {
+		t.Fatalf("failed attempts left %+v", left)
+	}
+	dry, err := r.scrub(JobOptions{Rate: fast.Rate, DryRun: true})
+	if err != nil || dry.Orphans != len(left) {
+		t.Errorf("dry run, %d orphans: %+v, %v", len(left), dry, err)
+	}
+	res, err := r.scrub(fast)
+	if err != nil || res.Orphans != len(left) || res.Undecided != 0 || res.Damaged != 0 {
+		t.Errorf("%d orphans: %+v, %v", len(left), res, err)
+	}
+	if left := r.unnamed(); len(left) > 0 {
+		t.Errorf("left are %+v", left)
+	}
+	if lost := r.missing(); len(lost) > 0 {
+		t.Errorf("gone are %+v", lost)
+	}
+	for key, b := range objects {
+		r.mustRead(key, b)
+	}
+}
+
 // lister runs something before a node lists what it holds.
 type lister struct {
 	node.Store
