@@ -515,15 +515,15 @@ func (r *Round) applyPut(p *record.Put) error {
 	if len(p.ETag) > maxETag || len(p.Before) != len(p.Manifest.Roots) {
 		return fmt.Errorf("%w: an ETag of %d bytes, %d counts for %d roots", ErrRecord, len(p.ETag), len(p.Before), len(p.Manifest.Roots))
 	}
-	b, err := r.bucketOf(p.Bucket)
-	if errors.Is(err, ErrNotFound) {
+	if _, err := r.bucketOf(p.Bucket); errors.Is(err, ErrNotFound) {
 		// Its settings are lost too: what comes shall not replace what is there.
 		set := record.Settings{Versioning: true, Lock: p.Lock != (record.Lock{})}
-		if b, err = r.lostBucket(p.In, p.Bucket, set); err != nil {
+		if _, err := r.lostBucket(p.In, p.Bucket, set); err != nil {
 			return err
 		}
 	}
-	if b, err = r.bucketFor(p.In, p.Bucket); b == nil {
+	b, err := r.bucketFor(p.In, p.Bucket)
+	if b == nil {
 		return err
 	}
 	for i := range p.Manifest.Roots {
