@@ -22,7 +22,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -61,7 +60,6 @@ type Node struct {
 	ctx     context.Context // over behind Close
 	cancel  context.CancelCauseFunc
 	all     sync.WaitGroup // what runs by itself
-	retry   retrier
 	settle  settling
 
 	mu     sync.Mutex
@@ -96,7 +94,6 @@ func Open(cfg Config) (*Node, error) {
 		ExpectContinueTimeout: 2 * time.Second, MaxResponseHeaderBytes: link.MaxHeader, WriteBufferSize: 256 << 10, ReadBufferSize: 64 << 10,
 	}
 	n.quick = &lane{n: n}
-	n.retry = newRetrier()
 	n.settle.gen = uint64(time.Now().UnixNano())
 	n.breaker = circuitbreaker.NewBuilder[any]().WithFailureThreshold(5).WithDelay(24 * time.Hour). // the probe closes it
 													OnOpen(func(circuitbreaker.StateChangedEvent) { n.watch() }).Build()
@@ -276,7 +273,7 @@ func (n *Node) ask(ctx context.Context, c link.Call) (link.Result, error) {
 		return link.Result{}, err
 	}
 	var out link.Result
-	err := n.retry.do(ctx, harmless, func() (err error) {
+	err := repeat(ctx, harmless, func() (err error) {
 		out, err = n.once(ctx, c)
 		return err
 	})
@@ -325,7 +322,7 @@ func (n *Node) change(ctx context.Context, by node.Authority, send func(gen uint
 	if by.Epoch == 0 || by.Writer.IsZero() {
 		return fmt.Errorf("%w: no authority", node.ErrFenced) // a node obeys nobody in particular only in process
 	}
-	return n.retry.do(ctx, func(err error) bool { return errors.Is(err, link.ErrNotBegun) }, func() error {
+	return repeat(ctx, func(err error) bool { return errors.Is(err, link.ErrNotBegun) }, func() error {
 		gen, err := n.settled(ctx, by)
 		if err != nil {
 			return err
@@ -469,7 +466,7 @@ func (n *Node) Read(ctx context.Context, k node.Key, off int64, dst []byte) erro
 		if off < 0 || len(dst) > pack.MaxShardSize {
 			return n.fail("read", k, fmt.Errorf("%w: %d bytes at %d", node.ErrDamaged, len(dst), off))
 		}
-		err := n.retry.do(ctx, harmless, func() error {
+		err := repeat(ctx, harmless, func() error {
 			return n.readLong(ctx, k, off, dst)
 		})
 		return n.fail("read", k, err)
@@ -682,7 +679,3 @@ func (n *Node) over(ctx context.Context) (context.Context, context.CancelFunc) {
 	stop := context.AfterFunc(n.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
-
-// begun tells whether a request may have reached the node: it is asked of the
-// connection that it was written to.
-type begun struct{ written atomic.Bool }

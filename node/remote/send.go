@@ -9,6 +9,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cairn/id"
@@ -19,11 +20,11 @@ import (
 // send does one request. What it returns is an answer over a proved link of the node
 // that was asked, or a *linkError.
 func (n *Node) send(ctx context.Context, r *http.Request) (*http.Response, error) {
-	var b begun
-	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { b.written.Store(true) }}))
+	var begun atomic.Bool // it may have reached the node
+	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { begun.Store(true) }}))
 	resp, err := n.http.RoundTrip(r)
 	if err != nil {
-		return nil, &linkError{cause(ctx, err), b.written.Load()}
+		return nil, &linkError{cause(ctx, err), begun.Load()}
 	}
 	if resp.StatusCode == http.StatusServiceUnavailable {
 		drop(resp)
